@@ -1,0 +1,47 @@
+"""How every command of the project ends: one clear line for a user's mistake, never a traceback for one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Run a command and exit with its status: 0, its own code, 2 for a user's mistake, 130 for Ctrl-C.
+
+    `INKZOO_TRACEBACK=1` in the environment shows the full traceback instead, for reports of faults.
+    """
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # `... | head` closed our output: not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except USER_ERRORS as error:
+        _fail(_one_line(error), 2)
+    except MemoryError:
+        _fail("out of memory: use a smaller --tile, --depth or --batch-size", 3)
+    except OSError as error:
+        hint = " (no space left: free some, or choose another folder with --out)" if error.errno == errno.ENOSPC else ""
+        _fail(_one_line(error) + hint, 2)
+    else:
+        sys.exit(status or 0)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return str(error) or type(error).__name__
+
+
+def _fail(message: str, status: int) -> None:
+    if os.environ.get("INKZOO_TRACEBACK") and sys.exc_info()[0]:
+        raise  # noqa: PLE0704 - re-raises the error being handled by run_cli
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)

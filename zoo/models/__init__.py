@@ -1,0 +1,1 @@
+"""One file a family: its cards, its blocks, its builders."""
