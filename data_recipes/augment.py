@@ -6,8 +6,6 @@ what stays above it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -47,24 +45,21 @@ def augment(batch: dict[str, Any], generator: Generator, settings: AugmentSettin
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(size, generator=generator).mul(high - low).add(low).to(volume.device)
 
-    if settings.flips:
-        for axis in (-1, -2):
-            volume, label, mask = _move(chance(0.5), partial(torch.flip, dims=(axis,)), volume, label, mask)
-    if settings.quarter_turns:
-        if volume.shape[-2] != side:
-            raise ValueError(f"quarter turns need square tiles, got {volume.shape[-2]}×{side}; set quarter_turns: false")
-        # Half a turn in half the tiles, then a quarter in half of them: all four equally often.
-        for turns in (2, 1):
-            turn = partial(torch.rot90, k=turns, dims=(-2, -1))
-            volume, label, mask = _move(chance(0.5), turn, volume, label, mask)
+    if settings.quarter_turns and volume.shape[-2] != side:
+        raise ValueError(f"quarter turns need square tiles, got {volume.shape[-2]}×{side}; set quarter_turns: false")
+    turns = torch.randint(0, 4 if settings.quarter_turns else 1, (size,), generator=generator)
+    mirror = torch.randint(0, 2 if settings.flips else 1, (size,), generator=generator)
+    if settings.flips and not settings.quarter_turns:
+        turns = 2 * torch.randint(0, 2, (size,), generator=generator)  # with the mirror: both flips, each in half
+    volume, label, mask = (_orient(tensor, turns, mirror) for tensor in (volume, label, mask))
     if settings.depth_shift:
         shift = torch.randint(-settings.depth_shift, settings.depth_shift + 1, (size,), generator=generator)
         layers = torch.arange(volume.shape[2]) + shift[:, None]
         layers = layers.clamp(0, volume.shape[2] - 1).to(volume.device)
-        volume = volume[torch.arange(size, device=volume.device)[:, None], :, layers].transpose(1, 2)
+        volume = volume[torch.arange(size, device=volume.device)[:, None], 0, layers][:, None]
     if settings.gain or settings.offset:
         gain, offset = uniform(1 - settings.gain, 1 + settings.gain), uniform(-settings.offset, settings.offset)
-        volume = volume * gain.view(-1, 1, 1, 1, 1) + offset.view(-1, 1, 1, 1, 1)
+        volume.mul_(gain.view(-1, 1, 1, 1, 1)).add_(offset.view(-1, 1, 1, 1, 1))
     if settings.cutout:
         low, high = settings.cutout_side
         hole = uniform(low, high) * side * chance(settings.cutout)
@@ -74,10 +69,18 @@ def augment(batch: dict[str, Any], generator: Generator, settings: AugmentSettin
         inside_rows = (rows >= 0) & (rows < hole[:, None])
         inside_columns = (columns >= 0) & (columns < hole[:, None])
         square = inside_rows[:, :, None] & inside_columns[:, None, :]
-        volume = volume.masked_fill(square[:, None, None], 0.0)
-    return {**batch, "volume": volume.contiguous(), "label": label.contiguous(), "mask": mask.contiguous()}
+        volume.masked_fill_(square[:, None, None], 0.0)
+    return {**batch, "volume": volume, "label": label, "mask": mask}
 
 
-def _move(which: Tensor, move: Callable[[Tensor], Tensor], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Apply `move` to the chosen samples of every tensor."""
-    return tuple(t.where(~which.view(-1, *(1,) * (t.ndim - 1)), move(t)) for t in tensors)
+def _orient(tensor: Tensor, turns: Tensor, mirror: Tensor) -> Tensor:
+    """A copy with every sample turned by its quarter turns, then mirrored; one pass over the memory."""
+    import torch
+
+    out = torch.empty_like(tensor)
+    for quarter in turns.unique().tolist():
+        for flip in mirror.unique().tolist():
+            chosen = ((turns == quarter) & (mirror == flip)).nonzero()[:, 0].to(tensor.device)
+            moved = torch.rot90(tensor[chosen], quarter, (-2, -1))
+            out[chosen] = moved.flip(-1) if flip else moved
+    return out
