@@ -18,7 +18,7 @@ MODEL = {"zoo.card", "zoo.models"}
 LIBRARY = LEAVES | MODEL | {"zoo", "zoo.registry", "zoo.losses", "zoo.checkpoint"}
 COMMANDS = {"zoo.train", "zoo.predict", "zoo.evaluate", "zoo.explain"}
 ALLOWED: dict[str, set[str]] = {
-    **dict.fromkeys(LEAVES, set()),
+    **{leaf: set() for leaf in LEAVES},
     "zoo.models": {"zoo.card"},
     "zoo.losses": MODEL,
     "zoo.registry": MODEL | {"zoo.configs"},
