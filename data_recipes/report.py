@@ -1,0 +1,104 @@
+"""What a recipe got and why any quota fell short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from data_recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class KindReport:
+    """One kind of tile in one part: asked, got, how many windows there were to choose from, and why too few.
+
+    For edges also a bucket each: windows `available` and `taken`, the pixels of the edge, and the bucket's capacity.
+    """
+
+    kind: str
+    asked: int
+    got: int
+    candidates: int
+    available: tuple[int, ...] = ()
+    taken: tuple[int, ...] = ()
+    edge_px: int = 0
+    capacity: int = 0
+    reason: str = ""
+
+    def because(self, reason: str) -> KindReport:
+        """The same with another reason, if it fell short."""
+        return replace(self, reason=reason) if self.got < self.asked else self
+
+    def explained(self) -> KindReport:
+        """An edge report with its reason spelt out from the buckets."""
+        if not self.edge_px:
+            return self.because("the label has no ink edge here")
+        last = len(self.available) - 1
+        names = [f"{i / (last + 1):.2g}–{(i + 1) / (last + 1):.2g}" for i in range(last + 1)]
+        full = [name for name, n in zip(names, self.available, strict=True) if n >= self.capacity]
+        poor = [f"{name}: {n}" for name, n in zip(names, self.available, strict=True) if n < self.capacity]
+        reasons = [f"too few windows by ink ratio ({', '.join(poor)})"] if poor else []
+        if full:
+            reasons.append(f"{'all' if not poor else len(full)} buckets are full at {self.capacity}")
+        return self.because("; ".join(reasons))
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What one named part was asked for and gave."""
+
+    part: str
+    fragment: str
+    kinds: tuple[KindReport, ...]
+
+    @property
+    def short(self) -> int:
+        return sum(kind.asked - kind.got for kind in self.kinds)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every part of a recipe, those that were not given included."""
+
+    recipe: Recipe
+    parts: tuple[PartReport, ...]
+
+    @property
+    def asked(self) -> int:
+        return sum(kind.asked for part in self.parts for kind in part.kinds)
+
+    @property
+    def got(self) -> int:
+        return sum(kind.got for part in self.parts for kind in part.kinds)
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """One sentence for each quota that was not met."""
+        return [
+            f"{part.part} {kind.kind}: {kind.asked - kind.got} of {kind.asked} missing: {kind.reason}"
+            for part in self.parts
+            for kind in part.kinds
+            if kind.got < kind.asked
+        ]
+
+    def table(self) -> RenderableType:
+        """For a rich console: asked and got of every part, tiles a bucket, and below it why any fell short."""
+        buckets = self.recipe.buckets if any(k.taken for p in self.parts for k in p.kinds) else 0
+        shown = buckets if buckets <= 12 else 0
+        table = Table(title=escape(f"{self.recipe.name}, tile {self.recipe.tile} px: {self.got:,} tiles"), pad_edge=False)
+        table.add_column("part", no_wrap=True)
+        table.add_column("kind")
+        for heading in ("asked", "got", *(f".{10 * i // buckets}" if buckets == 10 else str(i) for i in range(shown))):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for part in self.parts:
+            for kind in part.kinds:
+                cells = [str(n) for n in kind.taken[:shown]]
+                style = "yellow" if kind.got < kind.asked else ""
+                table.add_row(escape(part.part), kind.kind, f"{kind.asked}", f"{kind.got}", *cells, style=style)
+        table.add_section()
+        table.add_row("all", "", f"{self.asked}", f"{self.got}")
+        lines = [f"[yellow]short[/] {escape(line)}" for line in self.shortfalls] or ["every quota is met"]
+        return Group(table, *lines)

@@ -1,0 +1,345 @@
+"""From an ink label to a table of tiles: edges, ratio buckets, void, grid and random positions.
+
+Every count of pixels in a window comes from a summed-area table. Planes are read in bands of rows, so that memory
+depends on the fragment's width alone, and what is drawn does not depend on where the bands lie: random numbers are
+drawn for the whole part in row-major order, from a seed derived from (seed, fragment, part, kind).
+
+The ink ratio of a window is its ink pixels over its supervised papyrus pixels: what a masked loss sees. Where all of
+a window counts this is ink pixels / tile², as published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+
+from data_recipes.plan import plan_parts
+from data_recipes.recipe import Quota, Recipe
+from data_recipes.regions import Rect, Region
+from data_recipes.report import KindReport, PartReport, Report
+from data_recipes.table import KINDS, SampleTable
+
+__all__ = ["KINDS", "SampleTable", "build_table", "edge_points", "grid_table", "sample_part"]
+
+BAND = 1024  # rows of tile corners handled at once
+HALO = 4  # rows that Canny needs beyond a band: one for the gradient, one for the thinning, and some
+
+
+class Plane(Protocol):
+    """(H, W) array, or something that slices like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, index: tuple[slice, slice], /) -> np.ndarray: ...
+
+
+class Planes(Protocol):
+    """What sampling needs of a fragment."""
+
+    @property
+    def label(self) -> Plane | None: ...
+    @property
+    def papyrus(self) -> Plane: ...
+    @property
+    def supervised(self) -> Plane: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+
+def build_table(
+    fragments: Mapping[str, Planes], region: Region | None, recipe: Recipe, *, seed: int
+) -> tuple[SampleTable, Report]:
+    """The tiles of a recipe over all fragments, or over the rectangles of `region` only.
+
+    Raises ValueError where a label is missing, or where edges are asked for and no label has any.
+    """
+    planned, missing = plan_parts({name: fragment.shape for name, fragment in fragments.items()}, region, recipe)
+    tables, reports = [], []
+    for part in planned:
+        fragment = fragments[part.fragment]
+        if fragment.label is None:
+            raise ValueError(f"{part.fragment}: no ink label, and recipe {recipe.name} chooses tiles by it; add the label")
+        table, report = sample_part(
+            fragment.label,
+            fragment.papyrus,
+            fragment.supervised,
+            recipe,
+            seed=seed,
+            fragment=part.fragment,
+            part=part.name,
+            rects=part.rects,
+            quota=part.quota,
+        )
+        tables.append(table)
+        reports.append(report)
+    edges = [kind for report in reports for kind in report.kinds if kind.kind == "edge"]
+    if edges and not any(kind.edge_px for kind in edges):
+        names = ", ".join(dict.fromkeys(part.fragment for part in planned))
+        raise ValueError(
+            f"no ink edge in the label of {names}: it is all zero (or all ink) where tiles may lie, and recipe "
+            f"{recipe.name} samples around edges; check the label file, or use the recipe grid or random"
+        )
+    return SampleTable.concat(tables), Report(recipe, tuple(reports + missing))
+
+
+def sample_part(
+    label: Plane,
+    papyrus: Plane,
+    supervised: Plane,
+    recipe: Recipe,
+    *,
+    seed: int,
+    fragment: str,
+    part: str,
+    rects: Sequence[Rect],
+    quota: Quota,
+) -> tuple[SampleTable, PartReport]:
+    """The tiles of one part, each wholly in one of `rects` and mostly supervised papyrus; a pure function.
+
+    label (H,W) class index (ink is > 0), papyrus and supervised (H,W) bool. Rows come in the order edge, void, random,
+    grid, each by (y, x). What a kind cannot fill is in the report, with its reason.
+    """
+    scan = _Scan(label, papyrus, supervised, recipe, [r for r in rects if min(r.height, r.width) >= recipe.tile])
+    no_room = "" if scan.rects else f"no rectangle of the part holds a tile of {recipe.tile} px"
+    tables, reports = [], []
+
+    def rng(kind: str) -> np.random.Generator:
+        digest = hashlib.sha256(f"{seed}\0{fragment}\0{part}\0{kind}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+    if quota.edge:
+        y, x, ratio, bucket, report = _edges(scan, quota.edge, rng("edge"))
+        tables.append(SampleTable.of(fragment, y, x, ratio, bucket, "edge"))
+        reports.append(report)
+    if quota.void:
+        y, x, valid = _pick(scan, scan.void_map, quota.void, rng("void"))
+        tables.append(SampleTable.of(fragment, y, x, np.zeros(len(y)), -1, "void"))
+        reason = f"only {valid} windows are without ink and {scan.margin} px inside the papyrus"
+        reports.append(KindReport("void", quota.void, len(y), valid, reason=reason if len(y) < quota.void else ""))
+    if quota.random:
+        y, x, valid = _pick(scan, scan.papyrus_map, quota.random, rng("random"))
+        tables.append(SampleTable.of(fragment, y, x, scan.ratio(*scan.counts(y, x)), -1, "random"))
+        reason = f"only {valid} windows are mostly supervised papyrus"
+        reports.append(KindReport("random", quota.random, len(y), valid, reason=reason if len(y) < quota.random else ""))
+    if quota.grid:
+        stride = max(1, round(recipe.stride * recipe.tile))
+        grid = grid_table(
+            fragment, rects, papyrus, supervised, label, tile=recipe.tile, stride=stride, min_papyrus=recipe.min_papyrus
+        )
+        valid = len(grid)
+        asked = valid if quota.grid == "all" else quota.grid
+        if asked < valid:
+            grid = grid[np.sort(rng("grid").choice(valid, asked, replace=False))]
+        tables.append(grid)
+        reason = f"the grid of stride {stride} px has only {valid} tiles of mostly supervised papyrus"
+        reports.append(KindReport("grid", asked, len(grid), valid, reason=reason if len(grid) < asked else ""))
+    if no_room:
+        reports = [report.because(no_room) for report in reports]
+    return SampleTable.concat(tables), PartReport(part, fragment, tuple(reports))
+
+
+def grid_table(
+    fragment_name: str,
+    rects: Sequence[Rect],
+    papyrus: Plane,
+    supervised: Plane,
+    label: Plane | None,
+    *,
+    tile: int,
+    stride: int,
+    min_papyrus: float = 0.5,
+) -> SampleTable:
+    """Tiles at every `stride` px of each rectangle, the last row and column flush with its end: natural prevalence.
+
+    Tiles that are not mostly supervised papyrus are left out. Without a label the ink ratio is NaN.
+    """
+    recipe = Recipe(name="grid", tile=tile, min_papyrus=min_papyrus, each=Quota(grid="all"))
+    scan = _Scan(label, papyrus, supervised, recipe, [r for r in rects if min(r.height, r.width) >= tile])
+    ys, xs = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for rect in scan.rects:
+        rows = np.union1d(np.arange(rect.y0, rect.y1 - tile + 1, stride), rect.y1 - tile)
+        columns = np.union1d(np.arange(rect.x0, rect.x1 - tile + 1, stride), rect.x1 - tile)
+        ys.append(np.repeat(rows, len(columns)))
+        xs.append(np.tile(columns, len(rows)))
+    y, x = np.concatenate(ys), np.concatenate(xs)
+    ink, counted = scan.counts(y, x)
+    kept = counted >= scan.least
+    ratio = np.full(len(y), np.nan) if label is None else scan.ratio(ink, counted)
+    return SampleTable.of(fragment_name, y[kept], x[kept], ratio[kept], -1, "grid")
+
+
+def edge_points(label: Plane, rect: Rect, thresholds: tuple[float, float] = (100, 200), band: int = BAND) -> np.ndarray:
+    """(N,2) int64 (y,x) of the Canny edge of the ink in a rectangle, by rows; no pixel outside it is looked at.
+
+    Bands give the edge of the whole: in a two-valued image of 0 and 255 every gradient that is not zero is at least
+    255, so below that threshold no edge is weak and none has to be followed beyond the halo.
+    """
+    low, high = thresholds
+    if high >= 255:
+        band = rect.height
+    points = []
+    for y0 in range(rect.y0, rect.y1, band):
+        top, bottom = max(y0 - HALO, rect.y0), min(y0 + band + HALO, rect.y1)
+        ink = np.asarray(label[top:bottom, rect.x0 : rect.x1]) > 0
+        if ink.any() and not ink.all():
+            edge = cv2.Canny(ink.astype(np.uint8) * 255, low, high)
+            y, x = np.nonzero(edge[y0 - top : min(y0 + band, rect.y1) - top])
+            points.append(np.stack([y + y0, x + rect.x0], 1))
+    return np.concatenate(points) if points else np.zeros((0, 2), np.int64)
+
+
+class _Band(NamedTuple):
+    """Corners y0 … y1-1 of one rectangle's tiles, all columns in which a corner may lie."""
+
+    rect: Rect
+    y0: int
+    y1: int
+
+
+class _Scan:
+    """Counts of windows over the planes of one part, a band at a time."""
+
+    def __init__(
+        self, label: Plane | None, papyrus: Plane, supervised: Plane, recipe: Recipe, rects: Sequence[Rect]
+    ) -> None:
+        self.label, self.papyrus, self.supervised = label, papyrus, supervised
+        self.recipe, self.rects, self.tile = recipe, rects, recipe.tile
+        self.least = max(1, int(np.ceil(recipe.min_papyrus * self.tile**2)))
+        self.margin = round(recipe.void_margin * self.tile)
+
+    def bands(self) -> Iterator[_Band]:
+        for rect in self.rects:
+            for y0 in range(rect.y0, rect.y1 - self.tile + 1, BAND):
+                yield _Band(rect, y0, min(y0 + BAND, rect.y1 - self.tile + 1))
+
+    def _masks(self, band: _Band) -> tuple[np.ndarray, np.ndarray]:
+        """(ink, counted) bool of the rows that the band's tiles cover; counted is supervised papyrus."""
+        at = slice(band.y0, band.y1 + self.tile - 1), slice(band.rect.x0, band.rect.x1)
+        counted = np.asarray(self.papyrus[at]) & np.asarray(self.supervised[at])
+        ink = np.zeros(counted.shape, bool) if self.label is None else np.asarray(self.label[at]) > 0
+        return ink, counted
+
+    def counts(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(ink, counted) pixels of the windows whose corners are (y, x) px; each lies in one of the rectangles."""
+        ink, counted = np.zeros(len(y), np.int64), np.zeros(len(y), np.int64)
+        for band in self.bands():
+            rect = band.rect
+            own = np.flatnonzero((y >= band.y0) & (y < band.y1) & (x >= rect.x0) & (x <= rect.x1 - self.tile))
+            if len(own):
+                inked, allowed = self._masks(band)
+                at = y[own] - band.y0, x[own] - rect.x0
+                ink[own] = _windows_at(_integral(inked & allowed), *at, self.tile)
+                counted[own] = _windows_at(_integral(allowed), *at, self.tile)
+        return ink, counted
+
+    @staticmethod
+    def ratio(ink: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        return ink / np.maximum(counted, 1)
+
+    def papyrus_map(self, band: _Band) -> np.ndarray:
+        """Corners in the band whose window is mostly supervised papyrus."""
+        return _windows(_integral(self._masks(band)[1]), self.tile) >= self.least
+
+    def void_map(self, band: _Band) -> np.ndarray:
+        """Corners in the band whose window has no ink, drawn or counted, and lies a margin inside the papyrus.
+
+        What lies beyond the edge of the scan is taken for papyrus: a segment is often cut out of a larger sheet.
+        """
+        inked, allowed = self._masks(band)
+        clear = _windows(_integral(inked), self.tile) == 0
+        if not allowed.all():
+            clear &= _windows(_integral(allowed), self.tile) >= self.least
+        height, width = self.papyrus.shape[:2]
+        want = Rect(band.y0, band.y1 + self.tile - 1, band.rect.x0, band.rect.x1).grow(self.margin)
+        have = Rect(max(want.y0, 0), min(want.y1, height), max(want.x0, 0), min(want.x1, width))
+        papyrus = np.asarray(self.papyrus[have.slices])
+        if not papyrus.all():
+            outside = ((have.y0 - want.y0, want.y1 - have.y1), (have.x0 - want.x0, want.x1 - have.x1))
+            side = self.tile + 2 * self.margin
+            clear &= _windows(_integral(np.pad(papyrus, outside, constant_values=True)), side) == side**2
+        return clear
+
+
+def _edges(
+    scan: _Scan, quota: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, KindReport]:
+    """Windows about edge points, moved by up to half a tile either way, levelled over the ratio buckets."""
+    recipe, tile, half = scan.recipe, scan.tile, scan.tile // 2
+    found, edge_px = [np.zeros((0, 2), np.int64)], 0
+    for rect in scan.rects:
+        assert scan.label is not None
+        points = edge_points(scan.label, rect, recipe.canny)
+        edge_px += len(points)
+        moves = np.floor(rng.random((len(points), recipe.translations, 2)) * (2 * half + 1)).astype(np.int64) - half
+        corners = (points[:, None] - half + moves).reshape(-1, 2)
+        inside = (corners >= (rect.y0, rect.x0)) & (corners <= (rect.y1 - tile, rect.x1 - tile))
+        found.append(corners[inside.all(1)])
+    width = scan.papyrus.shape[1]
+    flat = np.unique(np.concatenate(found) @ np.array([width, 1]))
+    y, x = flat // width, flat % width
+    ink, counted = scan.counts(y, x)
+    usable = (counted >= scan.least) & (ink > 0)
+    y, x, ink, counted = y[usable], x[usable], ink[usable], counted[usable]
+    bucket = np.minimum(recipe.buckets * ink // counted, recipe.buckets - 1)
+    available = np.bincount(bucket, minlength=recipe.buckets)
+    take = level(np.minimum(available, recipe.capacity), quota)
+    order = rng.permutation(len(y))
+    order = order[np.argsort(bucket[order], kind="stable")]  # by bucket, in random order within each
+    rank = np.arange(len(order)) - (np.cumsum(available) - available)[bucket[order]]
+    rows = np.sort(order[rank < take[bucket[order]]])
+    report = KindReport(
+        "edge", quota, len(rows), len(y), tuple(map(int, available)), tuple(map(int, take)), edge_px, recipe.capacity
+    )
+    return y[rows], x[rows], scan.ratio(ink[rows], counted[rows]), bucket[rows], report.explained()
+
+
+def level(available: np.ndarray, quota: int) -> np.ndarray:
+    """How many to take of each bucket: as equal as what is available allows, `quota` in all or everything there is."""
+    take = np.zeros(len(available), np.int64)
+    left = quota
+    for done, bucket in enumerate(np.argsort(available, kind="stable")):
+        take[bucket] = min(int(available[bucket]), left // (len(available) - done))
+        left -= take[bucket]
+    return take
+
+
+def _pick(
+    scan: _Scan, allowed_map, quota: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """`quota` corners drawn evenly, without repeats, from all that `allowed_map(band)` allows, and how many those are."""
+    packed, counts = [], []
+    for band in scan.bands():
+        allowed = allowed_map(band)
+        counts.append(int(np.count_nonzero(allowed)))
+        packed.append((band, allowed.shape, np.packbits(allowed) if counts[-1] else None))
+    total = sum(counts)
+    ranks = np.sort(rng.choice(total, min(quota, total), replace=False)) if total else np.zeros(0, np.int64)
+    ys, xs, start = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
+    for (band, shape, bits), count in zip(packed, counts, strict=True):
+        own = ranks[(ranks >= start) & (ranks < start + count)] - start
+        if bits is not None and len(own):
+            flat = np.flatnonzero(np.unpackbits(bits, count=shape[0] * shape[1]))[own]
+            ys.append(flat // shape[1] + band.y0)
+            xs.append(flat % shape[1] + band.rect.x0)
+        start += count
+    return np.concatenate(ys), np.concatenate(xs), total
+
+
+def _integral(mask: np.ndarray) -> np.ndarray:
+    """(H+1, W+1) int32 summed-area table of a bool mask."""
+    return cv2.integral(mask.astype(np.uint8), sdepth=cv2.CV_32S)
+
+
+def _windows(table: np.ndarray, side: int) -> np.ndarray:
+    """Sums of all side × side windows, at their corners."""
+    columns = table[:, side:] - table[:, :-side]
+    return columns[side:] - columns[:-side]
+
+
+def _windows_at(table: np.ndarray, y: np.ndarray, x: np.ndarray, side: int) -> np.ndarray:
+    """Sums of the windows with corners (y, x)."""
+    return table[y + side, x + side] - table[y, x + side] - table[y + side, x] + table[y, x]

@@ -1,0 +1,285 @@
+"""Folds with a buffer, and the leak report that stops a run whose training tiles come near what is held out.
+
+A fold names three regions of the fragments, each a list of rectangles: `train` (where training tiles may lie),
+`calibration` (a strip of the training side that is never trained on: the decision threshold is chosen there, at its
+natural prevalence) and `test`. Training lies at least `buffer` px (Chebyshev distance) from both others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from data_recipes.regions import Rect, Region, subtract_all, whole
+
+if TYPE_CHECKING:
+    from data_recipes.sampling import SampleTable
+
+
+class Plane(Protocol):
+    """What a split needs to know of a fragment: its name and its (H, W) in px."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One way to train, calibrate and test. All rectangles in px of the named fragment; `buffer` in px."""
+
+    name: str
+    train: Region
+    calibration: Region
+    test: Region
+    buffer: int
+
+    def as_dict(self) -> dict:
+        """Plain lists, for a Result."""
+        plain = {
+            part: {name: [list(rect) for rect in rects] for name, rects in region.items()}
+            for part, region in (("train", self.train), ("calibration", self.calibration), ("test", self.test))
+        }
+        return {"name": self.name, "buffer": self.buffer, **plain}
+
+
+def folds(
+    fragments: Mapping[str, Plane], *, buffer: int, parts: int = 2, calibration_parts: int = 5, calibration_index: int = 0
+) -> list[Fold]:
+    """Leave-one-fragment-out where there are several fragments, blocks of the one fragment otherwise."""
+    if len(fragments) > 1:
+        return leave_one_out(
+            fragments, buffer=buffer, calibration_parts=calibration_parts, calibration_index=calibration_index
+        )
+    return blocks(
+        next(iter(fragments.values())),
+        parts=parts,
+        buffer=buffer,
+        calibration_parts=calibration_parts,
+        calibration_index=calibration_index,
+    )
+
+
+def leave_one_out(
+    fragments: Mapping[str, Plane], *, buffer: int, calibration_parts: int = 5, calibration_index: int = 0
+) -> list[Fold]:
+    """One fold a fragment: it is the test, the others are trained on, each less its calibration strip.
+
+    Raises ValueError with fewer than two fragments.
+    """
+    if len(fragments) < 2:
+        raise ValueError(f"leave-one-fragment-out needs at least two fragments, got {len(fragments)}: use blocks")
+    planes = {name: (whole(fragment.shape),) for name, fragment in fragments.items()}
+    return [
+        _fold(
+            held_out,
+            {name: rects for name, rects in planes.items() if name != held_out},
+            {held_out: planes[held_out]},
+            buffer,
+            calibration_parts,
+            calibration_index,
+        )
+        for held_out in planes
+    ]
+
+
+def blocks(
+    fragment: Plane,
+    *,
+    parts: int = 2,
+    axis: Literal["auto", "rows", "columns"] = "auto",
+    buffer: int,
+    calibration_parts: int = 5,
+    calibration_index: int = 0,
+) -> list[Fold]:
+    """One fragment cut into `parts` blocks along an axis (`auto`: the longer one), each held out in turn."""
+    if parts < 2:
+        raise ValueError(f"a fragment is split into at least 2 blocks, got {parts}")
+    plane = whole(fragment.shape)
+    if axis == "auto":
+        axis = "columns" if plane.width > plane.height else "rows"
+    pieces = _cut(plane, parts, axis)
+    return [
+        _fold(
+            f"{fragment.name}-{axis}-{number + 1}of{parts}",
+            {fragment.name: tuple(piece for piece in pieces if piece != test)},
+            {fragment.name: (test,)},
+            buffer,
+            calibration_parts,
+            calibration_index,
+        )
+        for number, test in enumerate(pieces)
+    ]
+
+
+def explicit(
+    train: Mapping[str, Sequence[Sequence[int]]],
+    test: Mapping[str, Sequence[Sequence[int]]],
+    *,
+    buffer: int,
+    name: str = "explicit",
+    calibration_parts: int = 5,
+    calibration_index: int = 0,
+) -> Fold:
+    """The fold of a suite that names its rectangles (y0, y1, x0, x1); training is cut back to the buffer if nearer."""
+    return _fold(name, _region(train), _region(test), buffer, calibration_parts, calibration_index)
+
+
+def _region(rectangles: Mapping[str, Sequence[Sequence[int]]]) -> Region:
+    region = {}
+    for name, rects in rectangles.items():
+        region[name] = tuple(Rect(*rect) for rect in rects)
+        for rect in region[name]:
+            if rect.y0 < 0 or rect.x0 < 0 or rect.height <= 0 or rect.width <= 0:
+                raise ValueError(f"{name}: rectangle {tuple(rect)} is empty or negative; give y0 < y1 and x0 < x1 in px")
+    return region
+
+
+def _cut(rect: Rect, parts: int, axis: str) -> tuple[Rect, ...]:
+    """The rectangle as `parts` strips along an axis, equal to a pixel."""
+    along_rows = axis == "rows"
+    start, stop = (rect.y0, rect.y1) if along_rows else (rect.x0, rect.x1)
+    ends = [start + (stop - start) * i // parts for i in range(parts + 1)]
+    return tuple(
+        Rect(a, b, rect.x0, rect.x1) if along_rows else Rect(rect.y0, rect.y1, a, b)
+        for a, b in zip(ends[:-1], ends[1:], strict=True)
+    )
+
+
+def _fold(name: str, side: Region, test: Region, buffer: int, calibration_parts: int, calibration_index: int) -> Fold:
+    if buffer < 0:
+        raise ValueError(f"a buffer is at least 0 px, got {buffer}")
+    if calibration_parts < 2:
+        raise ValueError(f"calibration takes one of at least 2 parts of the training side, got {calibration_parts}")
+    train: dict[str, tuple[Rect, ...]] = {}
+    calibration: dict[str, tuple[Rect, ...]] = {}
+    for fragment, rects in side.items():
+        away = subtract_all(_disjoint(rects), [rect.grow(buffer) for rect in test.get(fragment, ())])
+        strips = [_strip(rect, test.get(fragment, ()), buffer, calibration_parts, calibration_index) for rect in away]
+        strips = [strip for strip in strips if strip]
+        kept = subtract_all(away, [strip.grow(buffer) for strip in strips])
+        if kept:
+            train[fragment] = kept
+        if strips:
+            calibration[fragment] = tuple(strips)
+    if not train or not calibration:
+        sizes = ", ".join(f"{n}: {r.height}×{r.width}" for n, rects in side.items() for r in rects) or "nothing"
+        raise ValueError(
+            f"fold {name}: no room for training and calibration beside a buffer of {buffer} px (training side {sizes}); "
+            "use a smaller tile and buffer, other parts, or a larger fragment"
+        )
+    return Fold(name, train, calibration, dict(test), buffer)
+
+
+def _disjoint(rects: Sequence[Rect]) -> tuple[Rect, ...]:
+    """The same area without any pixel twice."""
+    out: list[Rect] = []
+    for rect in rects:
+        out.extend(subtract_all([rect], out))
+    return tuple(out)
+
+
+def _strip(rect: Rect, test: Sequence[Rect], buffer: int, parts: int, index: int) -> Rect | None:
+    """The `index`-th calibration strip of one training rectangle, across its longer axis; None where it has no room.
+
+    Strips are ordered by what they cost: an end has to keep its distance on one side only, and the end far from the
+    test comes first. A strip is never thinner than the buffer (one tile must fit), and leaves as much for training.
+    """
+    axis = "columns" if rect.width > rect.height else "rows"
+    side = max(rect.height, rect.width)
+    while parts > 2 and side // parts < buffer:
+        parts -= 1
+    strips = [strip for strip in _cut(rect, parts, axis) if max(_longest(rect, strip, buffer)) >= max(buffer, 1)]
+    if not strips or side // parts < buffer:
+        return None
+
+    def cost(strip: Rect) -> tuple[int, int, Rect]:
+        lost = rect.intersect(strip.grow(buffer))
+        near = min((_distance(strip, other) for other in test), default=0)
+        return (lost.area if lost else 0) - strip.area, -near, strip
+
+    return sorted(strips, key=cost)[index % len(strips)]
+
+
+def _longest(rect: Rect, strip: Rect, buffer: int) -> list[int]:
+    """Sides of what a strip leaves for training, along the axis it was cut."""
+    left = rect.subtract(strip.grow(buffer))
+    return [part.width if strip.height == rect.height else part.height for part in left] or [0]
+
+
+def _distance(a: Rect, b: Rect) -> int:
+    """Chebyshev gap in px between two rectangles, 0 where they touch."""
+    return max(a.y0 - b.y1, b.y0 - a.y1, a.x0 - b.x1, b.x0 - a.x1, 0)
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """Distinct pixels of what is held out that training tiles cover; every count but the sizes must be 0."""
+
+    tiles: int
+    tiles_at_fault: int
+    overlap_px: int
+    within_buffer_px: int
+    calibration_overlap_px: int
+    calibration_within_buffer_px: int
+    test_px: int
+    calibration_px: int
+    buffer: int
+
+    @property
+    def clean(self) -> bool:
+        return self.tiles_at_fault == 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    def check(self) -> LeakReport:
+        """The report itself, or ValueError with the figures where a training tile comes too near."""
+        if not self.clean:
+            raise ValueError(
+                f"leak: {self.tiles_at_fault} of {self.tiles} training tiles reach what is held out: "
+                f"{self.overlap_px} px of the test region and {self.within_buffer_px} px of its {self.buffer}-px buffer, "
+                f"{self.calibration_overlap_px} px of the calibration strips and {self.calibration_within_buffer_px} px "
+                "of theirs; sample training tiles from fold.train only"
+            )
+        return self
+
+
+def leak_report(table: SampleTable, tile: int, fold: Fold) -> LeakReport:
+    """Count, exactly, the held-out pixels that the training tiles (`tile` px square) of a table cover.
+
+    `overlap_px` and `within_buffer_px` count each pixel of the test region, and of its buffer, once.
+    """
+    guilty = np.zeros(len(table), bool)
+    counts = []
+    for region in (fold.test, fold.calibration):
+        overlap = near = 0
+        for fragment, rects in region.items():
+            own = np.flatnonzero(table.names == fragment)
+            y, x = table.y[own].astype(np.int64), table.x[own].astype(np.int64)
+            core = _disjoint(rects)
+            halo = subtract_all(_disjoint([rect.grow(fold.buffer) for rect in rects]), core)
+            for rect in core + halo:
+                hit = (y < rect.y1) & (y + tile > rect.y0) & (x < rect.x1) & (x + tile > rect.x0)
+                guilty[own[hit]] = True
+                if rect in core:
+                    overlap += _covered(y[hit], x[hit], tile, rect)
+                else:
+                    near += _covered(y[hit], x[hit], tile, rect)
+        counts += [overlap, near]
+    sizes = [sum(r.area for rects in region.values() for r in _disjoint(rects)) for region in (fold.test, fold.calibration)]
+    return LeakReport(len(table), int(guilty.sum()), *counts, *sizes, fold.buffer)
+
+
+def _covered(y: np.ndarray, x: np.ndarray, tile: int, rect: Rect) -> int:
+    """Pixels of `rect` that lie in at least one tile."""
+    if not len(y):
+        return 0
+    seen = np.zeros((rect.height, rect.width), bool)
+    for top, left in np.unique(np.stack([y - rect.y0, x - rect.x0], 1), axis=0):
+        seen[max(top, 0) : top + tile, max(left, 0) : left + tile] = True
+    return int(np.count_nonzero(seen))
