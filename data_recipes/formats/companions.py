@@ -1,0 +1,115 @@
+"""The planes that belong to a volume: mask, ink label, supervision and validation masks, under all their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from data_recipes.formats import image, tiff
+from data_recipes.formats.arrays import LazyArray, Squeezed
+from data_recipes.formats.zarr import is_zarr, open_zarr
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "inklabels": ("inklabels", "inklabel", "ink_labels", "ink_label", "labels", "label", "ink"),
+    "mask": ("mask", "papyrus_mask", "papyrus"),
+    "supervision_mask": ("supervision_mask", "supervised_mask", "supervision"),
+    "validation_mask": ("validation_mask", "val_mask", "validation"),
+}
+"""Kind -> its names, as in `<id>_<name>.png` or plainly `<name>.png`."""
+
+LABEL_FOLDERS = ("labels", "label", "inklabels", "inklabel", "ink_labels", "masks", "mask", "supervision_masks")
+SUFFIXES = (".zarr", *tiff.SUFFIXES, *image.SUFFIXES)
+"""In order of preference where one plane lies there in several."""
+
+_ALL_NAMES = tuple(name for names in KINDS.values() for name in names)
+
+
+def stem(path: Path) -> str:
+    """File name without its suffix, and without the `.ome` of `x.ome.tif`."""
+    name = path.name[: -len(path.suffix)] if path.suffix.lower() in SUFFIXES else path.name
+    return name[:-4] if name.lower().endswith(".ome") else name
+
+
+def is_companion(path: Path) -> bool:
+    """Whether the name says that this is a mask or label rather than a volume."""
+    low = stem(path).lower()
+    return low in (*_ALL_NAMES, "ir") or any(low.endswith(f"_{name}") for name in _ALL_NAMES)
+
+
+def find_companions(
+    name: str, *, own: Iterable[Path] = (), beside: Iterable[Path] = ()
+) -> tuple[dict[str, Path], list[str]]:
+    """Kind -> path, and notes on what was left aside.
+
+    Args:
+        name: the fragment's, as in `<name>_mask.png`.
+        own: folders that hold this fragment alone: plain names, and the one `*_mask.png` there, count too.
+        beside: folders shared with other fragments: only names that carry `name` count.
+    """
+    found: dict[str, Path] = {}
+    notes: list[str] = []
+    own_listings = [_listing(f) for folder in own for f in _with_label_folders(folder)]
+    listings = own_listings + [_listing(f) for folder in beside for f in _with_label_folders(folder)]
+    for kind, words in KINDS.items():
+        hits = [path for w in words for listing in listings for path in listing.get(f"{name}_{w}".lower(), [])]
+        hits = hits or [path for w in words for listing in own_listings for path in listing.get(w, [])]
+        hits = hits or [p for folder in (*own, *beside) for p in _in_folder_of_kind(folder, words, name)]
+        if not hits:
+            strays = [
+                p for w in words[:1] for one in own_listings for s, ps in one.items() if s.endswith(f"_{w}") for p in ps
+            ]
+            if kind == "mask":
+                strays = [p for p in strays if not stem(p).lower().endswith(("supervision_mask", "validation_mask"))]
+            if len({stem(p) for p in strays}) > 1:
+                told = ", ".join(sorted(p.name for p in strays))
+                raise ValueError(f"{strays[0].parent}: {told}: which one belongs to {name}? name it {name}_{words[0]}")
+            hits = strays
+        if hits:
+            hits = sorted(dict.fromkeys(hits), key=lambda p: SUFFIXES.index(p.suffix.lower()) if p.suffix else 0)
+            found[kind] = hits[0]
+            notes += [f"{kind}: {hits[0].name} is used, {other} is not" for other in hits[1:]]
+    return found, notes
+
+
+def open_plane(path: Path, level: int | None = None) -> LazyArray:
+    """(H, W) stored values of a mask or label; of a 3D zarr the middle plane, of a colour image the brightest sample.
+
+    Raises:
+        ValueError: not readable, or not one plane.
+    """
+    if is_zarr(path):
+        source = open_zarr(path, level)
+        array = source.array
+        if array.ndim == 3:
+            array = Squeezed(array, (array.shape[0] // 2, None, None))
+    elif path.suffix.lower() in tiff.SUFFIXES:
+        array, _ = tiff.open_tiff(path)
+    elif path.suffix.lower() in image.SUFFIXES:
+        array = image.open_image(path)
+    else:
+        raise ValueError(f"{path}: not a mask or label; expected one of {', '.join(SUFFIXES)}")
+    if array.ndim == 3 and array.shape[2] in (2, 3, 4):
+        array = image.BrightestSample(array)
+    if array.ndim != 2:
+        raise ValueError(f"{path}: has shape {'×'.join(map(str, array.shape))}, expected one plane H×W")
+    return array
+
+
+def _with_label_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [folder, *(folder / sub for sub in LABEL_FOLDERS if (folder / sub).is_dir() and not is_zarr(folder / sub))]
+
+
+def _in_folder_of_kind(folder: Path, words: tuple[str, ...], name: str) -> list[Path]:
+    """`inklabels/<name>.png`: the folder says what it is."""
+    subs = [folder / s for w in words for s in (w, w + "s") if (folder / s).is_dir() and not is_zarr(folder / s)]
+    return [path for sub in dict.fromkeys(subs) for path in _listing(sub).get(name.lower(), [])]
+
+
+def _listing(folder: Path) -> dict[str, list[Path]]:
+    out: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES:
+            out.setdefault(stem(path).lower(), []).append(path)
+    return out

@@ -1,0 +1,99 @@
+"""A whole volume in one place: a zarr, or one TIFF of several pages; its planes lie inside it or beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_recipes.formats import tiff
+from data_recipes.formats.companions import find_companions, is_companion, open_plane, stem
+from data_recipes.formats.parts import Parts
+from data_recipes.formats.zarr import OURS, child_arrays, is_zarr, open_zarr
+
+PLANES = "planes"
+"""The group inside a converted zarr that holds its masks and labels."""
+
+
+def volumes_in(folder: Path) -> list[Path]:
+    """The zarrs and TIFF stacks right inside a folder that are no masks or labels, by name."""
+    if not folder.is_dir():
+        return []
+    entries = sorted(p for p in folder.iterdir() if not is_companion(p))
+    return [p for p in entries if is_zarr(p) or (p.is_file() and p.suffix.lower() in tiff.SUFFIXES)]
+
+
+def settings_files(path: Path) -> list[Path]:
+    """Where a fragment.yaml for the volume at `path` may lie, the closest first."""
+    root = _root(path)
+    inside = [root / "fragment.yaml"] if root.is_dir() else []
+    return [*inside, root.parent / f"{stem(root)}.fragment.yaml", root.parent / "fragment.yaml"]
+
+
+def open_zarr_fragment(path: Path, level: int | None) -> Parts:
+    """The zarr at `path` (a group, one of its levels, or a plain array) with the planes in it or beside it.
+
+    Raises:
+        ValueError: as `open_zarr`, or a plane that cannot be read.
+    """
+    source = open_zarr(path, level)
+    name, notes = stem(source.root), []
+    sources = {kind: source.root / PLANES / kind for kind in child_arrays(source.root / PLANES)}
+    if not sources:
+        sources, notes = _beside(source.root, name)
+    coarse = source.level or None
+    planes = {}
+    for kind, file in sources.items():
+        try:
+            planes[kind] = open_plane(file, coarse if is_zarr(file) and file.parent.name != PLANES else None)
+        except ValueError:
+            if not coarse:
+                raise
+            planes[kind] = open_plane(file)  # the label has no such level: the finest, which is then left aside
+    shape = source.full_shape[-2:]
+    described = source.version + (f", level {source.level}" if source.level else "")
+    return Parts(
+        format=described,
+        name=name,
+        volume=source.array,
+        planes=planes,
+        sources=sources,
+        voxel_um=source.voxel_um,
+        settings=dict((source.attributes.get(OURS) or {}).get("fragment") or {}),
+        settings_at=settings_files(source.root),
+        full_shape=(shape[0], shape[1]) if coarse else None,
+        notes=notes,
+    )
+
+
+def open_tiff_fragment(path: Path) -> Parts:
+    """The TIFF stack at `path` with the planes beside it. Errors as `open_tiff`."""
+    if path.suffix.lower() not in tiff.SUFFIXES:
+        raise ValueError(f"{path}: a single file of this kind is no fragment; expected a TIFF of several pages")
+    volume, voxel_um = tiff.open_tiff(path)
+    if volume.ndim != 3:
+        told = "×".join(map(str, volume.shape))
+        raise ValueError(
+            f"{path}: one plane of {told} px; expected several pages (Z×H×W), or name the folder it lies in"
+        )
+    name = stem(path)
+    sources, notes = _beside(path, name)
+    planes = {kind: open_plane(file) for kind, file in sources.items()}
+    return Parts(
+        format=f"TIFF of {volume.shape[0]} pages",
+        name=name,
+        volume=volume,
+        planes=planes,
+        sources=sources,
+        voxel_um=voxel_um,
+        settings_at=settings_files(path),
+        notes=notes,
+    )
+
+
+def _beside(root: Path, name: str) -> tuple[dict[str, Path], list[str]]:
+    folder = root.parent
+    alone = len(volumes_in(folder)) == 1
+    return find_companions(name, own=[folder] if alone else [], beside=[] if alone else [folder])
+
+
+def _root(path: Path) -> Path:
+    return path.parent if is_zarr(path) and is_zarr(path.parent) else path

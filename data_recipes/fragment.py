@@ -1,0 +1,328 @@
+"""A fragment on disk: a volume of layers, the papyrus mask and the ink label, all read only where they are sliced."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data_recipes.formats.arrays import FullPlane, LabelPlane, LazyArray, MaskPlane
+from data_recipes.formats.parts import Parts
+
+DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
+
+
+@dataclass(eq=False)
+class Fragment:
+    """One fragment, opened; nothing of it is held in memory. Pickles as its path and is reopened where it arrives.
+
+    Attributes:
+        name: unique among the fragments of a run.
+        path: what it was opened from.
+        format: in words.
+        volume: (Z, H, W) uint8 or uint16, layer 0 first, sliced lazily; None for labels alone.
+        papyrus: (H, W) bool; True everywhere if no mask was found.
+        label: (H, W) uint8 class index, ink is label > 0; None if no label was found.
+        supervised: (H, W) bool, where the label counts; True everywhere if not stated.
+        validation: (H, W) bool, or None.
+        voxel_um: µm, or None where unknown.
+        direction: `forward`, or `reverse` where the layers run from the papyrus's back to its front.
+        center_layer: index of the layer on the surface, the middle one where unknown.
+        to_uint8: how stored 8 bits came from 16 (`high_byte`, `clip:LO:HI`), None where unknown or stored as 16.
+        unknown: which of voxel_um, direction, center_layer nothing was found on.
+        sources: which file each plane came from.
+        label_values: stored value -> class index, where `fragment.yaml` gives it.
+        notes: what a person should know.
+    """
+
+    name: str
+    path: Path
+    format: str
+    volume: LazyArray | None
+    papyrus: LazyArray
+    label: LazyArray | None
+    supervised: LazyArray
+    validation: LazyArray | None
+    voxel_um: float | None
+    direction: Literal["forward", "reverse"]
+    center_layer: int
+    to_uint8: str | None = None
+    unknown: tuple[str, ...] = ()
+    sources: dict[str, Path] = field(default_factory=dict)
+    label_values: dict[int, int] | None = None
+    notes: list[str] = field(default_factory=list)
+    _warned: bool = field(default=False, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) in px."""
+        height, width = self.papyrus.shape
+        return height, width
+
+    @property
+    def depth(self) -> int:
+        """Number of layers, 0 for labels alone."""
+        return 0 if self.volume is None else self.volume.shape[0]
+
+    def read(self, y0: int, y1: int, x0: int, x1: int, z0: int, z1: int) -> np.ndarray:
+        """(z1-z0, y1-y0, x1-x0) in the stored dtype; what lies outside the volume repeats its nearest voxel.
+
+        Warns once a fragment when layers outside the volume are asked for.
+
+        Raises:
+            ValueError: no volume, or an empty box.
+        """
+        if self.volume is None:
+            raise ValueError(f"{self.name}: labels without layers ({self.path}); a volume is needed here")
+        if z1 <= z0 or y1 <= y0 or x1 <= x0:
+            raise ValueError(f"{self.name}: an empty box was asked for: z {z0}:{z1}, y {y0}:{y1}, x {x0}:{x1}")
+        if (z0 < 0 or z1 > self.depth) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.name}: layers {z0}:{z1} were asked for, it has 0:{self.depth}; the outermost layer is repeated",
+                stacklevel=2,
+            )
+        box, pad = [], []
+        for low, high, size in zip((z0, y0, x0), (z1, y1, x1), self.volume.shape, strict=True):
+            inner_low, inner_high = min(max(low, 0), size - 1), max(min(high, size), 1)
+            inner_high = max(inner_high, inner_low + 1)
+            box.append(slice(inner_low, inner_high))
+            before = min(max(inner_low - low, 0), high - low - 1)
+            pad.append((before, max(high - low - before - (inner_high - inner_low), 0)))
+        out = self.volume[tuple(box)]
+        return np.pad(out, pad, mode="edge") if any(map(any, pad)) else out
+
+    def __reduce__(self):
+        return _reopen, (str(self.path), self.name)
+
+
+def _reopen(path: str, name: str) -> Fragment:
+    return open_fragment(path, name=name)
+
+
+def open_fragment(path: str | Path, *, name: str | None = None) -> Fragment:
+    """Open the fragment at `path`, in whatever format it is; only headers are read.
+
+    Args:
+        path: a folder (Kaggle's or a scroll segment's layout, labels alone, a zarr or one level of it), a TIFF of
+            several pages, or `phantom:<ink>:<seed>[:<size>]` for the synthetic one.
+        name: another name than the files give it.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: not understood, damaged, or parts that do not fit one another; the message says what and where.
+    """
+    where = _resolve(path)
+    parts = _open_parts(where)
+    return _build(where, parts, name)
+
+
+def open_fragments(paths: Sequence[str | Path]) -> dict[str, Fragment]:
+    """Name -> fragment for all paths, in order; a folder of fragments (Kaggle's `train/`) stands for all in it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_fragment`, or two fragments of one name, or no fragment at all.
+    """
+    found: dict[str, Fragment] = {}
+    for path in paths:
+        where = _resolve(path)
+        for one in _expand(where) or [where]:
+            fragment = open_fragment(one)
+            if fragment.name in found:
+                raise ValueError(
+                    f"two fragments are named {fragment.name}: {found[fragment.name].path} and {fragment.path}; "
+                    "give one of them another name in a fragment.yaml beside it (`name: …`)"
+                )
+            found[fragment.name] = fragment
+    if not found:
+        raise ValueError("no fragment was named; give one or more paths")
+    return found
+
+
+def _resolve(path: str | Path) -> Path:
+    if str(path).startswith("phantom:"):
+        from data_recipes.phantom import phantom_fragment
+
+        return Path(phantom_fragment(str(path)))
+    where = Path(os.path.abspath(Path(path).expanduser()))
+    if not where.exists():
+        near = get_close_matches(where.name, [p.name for p in where.parent.iterdir()]) if where.parent.is_dir() else []
+        hint = f"; nearest there: {', '.join(near)}" if near else ""
+        raise FileNotFoundError(f"{path}: no such path{hint}")
+    return where
+
+
+def _open_parts(path: Path) -> Parts:
+    from data_recipes.formats import kaggle, segment, stack
+    from data_recipes.formats.zarr import is_zarr
+
+    if path.is_file():
+        return stack.open_tiff_fragment(path)
+    if is_zarr(path):
+        return stack.open_zarr_fragment(path, _level(path))
+    if kaggle.matches(path):
+        return kaggle.open_kaggle(path)
+    if segment.matches(path):
+        return segment.open_segment(path)
+    volumes = stack.volumes_in(path)
+    if len(volumes) == 1:
+        return _open_parts(volumes[0])
+    if not volumes and segment.has_planes(path):
+        return kaggle.open_labels(path)
+    inside = [p.name for p in _expand(path)]
+    if inside:
+        told = ", ".join(inside[:6]) + (" …" if len(inside) > 6 else "")
+        raise ValueError(f"{path}: a folder of {len(inside)} fragments ({told}); name one of them")
+    if not any(path.iterdir()):
+        raise ValueError(f"{path}: an empty folder; {_UNDERSTOOD}")
+    raise ValueError(f"{path}: no fragment was recognised here; {_UNDERSTOOD}")
+
+
+_UNDERSTOOD = (
+    "expected surface_volume/ or layers/ with 00.tif …, a .zarr, a TIFF of several pages, or mask.png and inklabels.png"
+)
+
+
+def _level(path: Path) -> int | None:
+    from data_recipes.formats import stack
+
+    return _settings(stack.settings_files(path)).level
+
+
+def _expand(path: Path) -> list[Path]:
+    """The fragments inside a folder of fragments; empty if `path` is a fragment itself."""
+    from data_recipes.formats import kaggle, segment, stack
+    from data_recipes.formats.companions import LABEL_FOLDERS
+    from data_recipes.formats.zarr import is_zarr
+
+    if not path.is_dir() or is_zarr(path) or kaggle.matches(path) or segment.matches(path):
+        return []
+    volumes = stack.volumes_in(path)
+    if len(volumes) == 1:
+        return []
+    if volumes:
+        return volumes
+    if segment.has_planes(path):
+        return []
+    folders = [p for p in sorted(path.iterdir(), key=_natural) if p.is_dir() and p.name not in LABEL_FOLDERS]
+    return [p for p in folders if _is_fragment(p)]
+
+
+def _is_fragment(path: Path) -> bool:
+    from data_recipes.formats import kaggle, segment, stack
+    from data_recipes.formats.zarr import is_zarr
+
+    return (
+        is_zarr(path)
+        or kaggle.matches(path)
+        or segment.matches(path)
+        or len(stack.volumes_in(path)) == 1
+        or segment.has_planes(path)
+    )
+
+
+def _natural(path: Path) -> tuple[int, int, str]:
+    return (0, int(path.name), "") if path.name.isdecimal() else (1, 0, path.name)
+
+
+def _settings(files: Sequence[Path]):
+    from data_recipes.settings import load_settings
+
+    return load_settings(files)
+
+
+def _build(path: Path, parts: Parts, name: str | None) -> Fragment:
+    """Check that the parts fit one another, fill in what is not there, and say so."""
+    from data_recipes.settings import merge
+
+    settings = merge(_settings(parts.settings_at), parts.settings)
+    notes, unknown = list(parts.notes), []
+    volume = parts.volume
+    if volume is not None:
+        if volume.ndim != 3:
+            raise ValueError(f"{path}: has shape {_size(volume.shape)}, expected a volume Z×H×W")
+        if volume.dtype not in DTYPES:
+            raise ValueError(f"{path}: unknown dtype {volume.dtype}; expected uint8 or uint16")
+    shape = _plane_shape(path, parts, notes)
+    planes = parts.planes
+    papyrus: LazyArray = FullPlane(shape)
+    if "mask" in planes:
+        papyrus = MaskPlane(planes["mask"])
+    else:
+        notes.append("no papyrus mask: all of it counts as papyrus")
+    label = None
+    if "inklabels" in planes:
+        label = LabelPlane(planes["inklabels"], settings.label_values, str(parts.sources.get("inklabels", path)))
+    else:
+        notes.append("no ink label")
+    supervised = MaskPlane(planes["supervision_mask"]) if "supervision_mask" in planes else FullPlane(shape)
+    if label is not None and "supervision_mask" not in planes:
+        notes.append("no supervision mask: the label counts everywhere")
+    depth = 0 if volume is None else volume.shape[0]
+    voxel_um = settings.voxel_um or parts.voxel_um
+    center = settings.center_layer
+    if voxel_um is None:
+        unknown.append("voxel_um")
+        notes.append("voxel size unknown: state voxel_um in a fragment.yaml beside the data")
+    if volume is not None and settings.direction is None:
+        unknown.append("direction")
+        notes.append("direction unknown, treated as forward: state direction in a fragment.yaml beside the data")
+    if volume is not None and center is None:
+        unknown.append("center_layer")
+        notes.append(
+            f"centre layer unknown, taken as the middle one, {depth // 2}: state center_layer in fragment.yaml"
+        )
+    if center is not None and depth and center >= depth:
+        raise ValueError(f"{path}: center_layer {center} is stated, the volume has layers 0 to {depth - 1}")
+    return Fragment(
+        name=name or settings.name or parts.name,
+        path=path,
+        format=parts.format,
+        volume=volume,
+        papyrus=papyrus,
+        label=label,
+        supervised=supervised,
+        validation=MaskPlane(planes["validation_mask"]) if "validation_mask" in planes else None,
+        voxel_um=voxel_um,
+        direction=settings.direction or "forward",
+        center_layer=depth // 2 if center is None else center,
+        to_uint8=settings.to_uint8,
+        unknown=tuple(unknown),
+        sources=parts.sources,
+        label_values=settings.label_values,
+        notes=notes,
+    )
+
+
+def _plane_shape(path: Path, parts: Parts, notes: list[str]) -> tuple[int, int]:
+    """(H, W) that the volume and all planes share."""
+    if parts.volume is not None:
+        whose, shape = "the layers are", parts.volume.shape[1:]
+    elif parts.planes:
+        first = next(iter(parts.planes))
+        whose, shape = f"its {first} is", parts.planes[first].shape
+    else:
+        raise ValueError(f"{path}: neither layers nor labels")
+    for kind, plane in list(parts.planes.items()):
+        if plane.shape == shape:
+            continue
+        if plane.shape == parts.full_shape:
+            notes.append(
+                f"{kind}: {parts.sources[kind].name} is at the finest level only, so it is not used at this one"
+            )
+            del parts.planes[kind], parts.sources[kind]
+            continue
+        raise ValueError(
+            f"{parts.sources[kind]}: is {_size(plane.shape)} px, {whose} {_size(shape)} px; expected the same"
+        )
+    return shape[0], shape[1]
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
