@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+
+# The same examples on every machine, and no time limit on one: a slow machine must not make a test fail.
+settings.register_profile("inkzoo", deadline=None, derandomize=True, database=None)
+settings.load_profile("inkzoo")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
