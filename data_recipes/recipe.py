@@ -76,8 +76,12 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Recipe:
-        if not any(getattr(q, kind) for q in (self.each, *self.parts.values()) for kind in Quota.model_fields):
+        quotas = [quota.model_dump(include=set(Quota.model_fields)) for quota in (self.each, *self.parts.values())]
+        if not any(value for quota in quotas for value in quota.values()):
             raise ValueError("asks for no tile: give `each` or a part an edge, void, random or grid quota")
+        asked = {value == "all" for quota in quotas for value in quota.values() if value}
+        if self.samples is not None and len(asked) > 1:
+            raise ValueError("samples cannot scale `grid: all` beside counted quotas: give the grid a number")
         return self
 
     def with_(self, *, tile: int | None = None, samples: int | None = None) -> Recipe:
@@ -103,7 +107,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         if path.suffix not in (".yaml", ".yml"):
             nearest = difflib.get_close_matches(text, list_recipes(), 1, 0.3) or list_recipes()
             raise ValueError(
-                f"unknown recipe {text!r}: nearest is {nearest[0]!r} of {', '.join(list_recipes())} (or give a .yaml file)"
+                f"unknown recipe {text!r}: nearest is {nearest[0]!r} of {', '.join(list_recipes())}; "
+                "or give a .yaml file"
             )
         if not path.is_file():
             raise FileNotFoundError(f"no recipe file at {path}")
@@ -126,7 +131,8 @@ def _validated(content: dict[str, Any], source: str) -> Recipe:
             allowed = list((Part if "parts" in where[:-1] else Quota if "each" in where[:-1] else Recipe).model_fields)
             nearest = difflib.get_close_matches(where[-1], allowed, 1, 0.0)
             raise ValueError(
-                f"recipe {source}: unknown key {'.'.join(where)!r}; nearest is {nearest[0]!r} (allowed: {', '.join(allowed)})"
+                f"recipe {source}: unknown key {'.'.join(where)!r}; nearest is {nearest[0]!r} "
+                f"(allowed: {', '.join(allowed)})"
             ) from None
         message = first["msg"].removeprefix("Value error, ")
         got = "" if not where else f" (got {first['input']!r})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -88,17 +89,16 @@ class Report:
         """For a rich console: asked and got of every part, tiles a bucket, and below it why any fell short."""
         buckets = self.recipe.buckets if any(k.taken for p in self.parts for k in p.kinds) else 0
         shown = buckets if buckets <= 12 else 0
-        table = Table(title=escape(f"{self.recipe.name}, tile {self.recipe.tile} px: {self.got:,} tiles"), pad_edge=False)
+        title = f"{self.recipe.name}, {self.recipe.tile}-px tiles: {self.got:,} of {self.asked:,}"
+        table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0), show_edge=False)
         table.add_column("part", no_wrap=True)
-        table.add_column("kind")
-        for heading in ("asked", "got", *(f".{10 * i // buckets}" if buckets == 10 else str(i) for i in range(shown))):
-            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("kind", no_wrap=True)
+        for heading in ("asked", "got", *(f"≥{i / buckets:.2g}" for i in range(shown))):
+            table.add_column(heading, justify="right", no_wrap=True, min_width=4)
         for part in self.parts:
             for kind in part.kinds:
                 cells = [str(n) for n in kind.taken[:shown]]
                 style = "yellow" if kind.got < kind.asked else ""
                 table.add_row(escape(part.part), kind.kind, f"{kind.asked}", f"{kind.got}", *cells, style=style)
-        table.add_section()
-        table.add_row("all", "", f"{self.asked}", f"{self.got}")
         lines = [f"[yellow]short[/] {escape(line)}" for line in self.shortfalls] or ["every quota is met"]
         return Group(table, *lines)

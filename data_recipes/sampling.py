@@ -11,7 +11,7 @@ a window counts this is ink pixels / tile², as published.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -25,7 +25,7 @@ from data_recipes.table import KINDS, SampleTable
 
 __all__ = ["KINDS", "SampleTable", "build_table", "edge_points", "grid_table", "sample_part"]
 
-BAND = 1024  # rows of tile corners handled at once
+BAND = 512
 HALO = 4  # rows that Canny needs beyond a band: one for the gradient, one for the thinning, and some
 
 
@@ -62,7 +62,7 @@ def build_table(
     for part in planned:
         fragment = fragments[part.fragment]
         if fragment.label is None:
-            raise ValueError(f"{part.fragment}: no ink label, and recipe {recipe.name} chooses tiles by it; add the label")
+            raise ValueError(f"{part.fragment}: no ink label, and recipe {recipe.name} samples by it; add the label")
         table, report = sample_part(
             fragment.label,
             fragment.papyrus,
@@ -111,20 +111,22 @@ def sample_part(
         digest = hashlib.sha256(f"{seed}\0{fragment}\0{part}\0{kind}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
+    def report(kind: str, asked: int, got: int, valid: int, what: str) -> None:
+        reason = f"only {valid} windows are {what}" if got < asked else ""
+        reports.append(KindReport(kind, asked, got, valid, reason=reason))
+
     if quota.edge:
-        y, x, ratio, bucket, report = _edges(scan, quota.edge, rng("edge"))
+        y, x, ratio, bucket, edges = _edges(scan, quota.edge, rng("edge"))
         tables.append(SampleTable.of(fragment, y, x, ratio, bucket, "edge"))
-        reports.append(report)
+        reports.append(edges)
     if quota.void:
         y, x, valid = _pick(scan, scan.void_map, quota.void, rng("void"))
         tables.append(SampleTable.of(fragment, y, x, np.zeros(len(y)), -1, "void"))
-        reason = f"only {valid} windows are without ink and {scan.margin} px inside the papyrus"
-        reports.append(KindReport("void", quota.void, len(y), valid, reason=reason if len(y) < quota.void else ""))
+        report("void", quota.void, len(y), valid, f"without ink and {scan.margin} px inside the papyrus")
     if quota.random:
         y, x, valid = _pick(scan, scan.papyrus_map, quota.random, rng("random"))
         tables.append(SampleTable.of(fragment, y, x, scan.ratio(*scan.counts(y, x)), -1, "random"))
-        reason = f"only {valid} windows are mostly supervised papyrus"
-        reports.append(KindReport("random", quota.random, len(y), valid, reason=reason if len(y) < quota.random else ""))
+        report("random", quota.random, len(y), valid, "mostly supervised papyrus")
     if quota.grid:
         stride = max(1, round(recipe.stride * recipe.tile))
         grid = grid_table(
@@ -135,10 +137,9 @@ def sample_part(
         if asked < valid:
             grid = grid[np.sort(rng("grid").choice(valid, asked, replace=False))]
         tables.append(grid)
-        reason = f"the grid of stride {stride} px has only {valid} tiles of mostly supervised papyrus"
-        reports.append(KindReport("grid", asked, len(grid), valid, reason=reason if len(grid) < asked else ""))
+        report("grid", asked, len(grid), valid, f"on the grid of stride {stride} px and mostly supervised papyrus")
     if no_room:
-        reports = [report.because(no_room) for report in reports]
+        reports = [kind.because(no_room) for kind in reports]
     return SampleTable.concat(tables), PartReport(part, fragment, tuple(reports))
 
 
@@ -187,7 +188,8 @@ def edge_points(label: Plane, rect: Rect, thresholds: tuple[float, float] = (100
         ink = np.asarray(label[top:bottom, rect.x0 : rect.x1]) > 0
         if ink.any() and not ink.all():
             edge = cv2.Canny(ink.astype(np.uint8) * 255, low, high)
-            y, x = np.nonzero(edge[y0 - top : min(y0 + band, rect.y1) - top])
+            own = edge[y0 - top : min(y0 + band, rect.y1) - top] != 0
+            y, x = np.divmod(np.flatnonzero(own), rect.width)
             points.append(np.stack([y + y0, x + rect.x0], 1))
     return np.concatenate(points) if points else np.zeros((0, 2), np.int64)
 
@@ -279,8 +281,8 @@ def _edges(
         inside = (corners >= (rect.y0, rect.x0)) & (corners <= (rect.y1 - tile, rect.x1 - tile))
         found.append(corners[inside.all(1)])
     width = scan.papyrus.shape[1]
-    flat = np.unique(np.concatenate(found) @ np.array([width, 1]))
-    y, x = flat // width, flat % width
+    flat = np.sort(np.concatenate(found) @ np.array([width, 1]))
+    y, x = np.divmod(flat[np.diff(flat, prepend=-1) > 0], width)
     ink, counted = scan.counts(y, x)
     usable = (counted >= scan.least) & (ink > 0)
     y, x, ink, counted = y[usable], x[usable], ink[usable], counted[usable]
@@ -308,9 +310,9 @@ def level(available: np.ndarray, quota: int) -> np.ndarray:
 
 
 def _pick(
-    scan: _Scan, allowed_map, quota: int, rng: np.random.Generator
+    scan: _Scan, allowed_map: Callable[[_Band], np.ndarray], quota: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """`quota` corners drawn evenly, without repeats, from all that `allowed_map(band)` allows, and how many those are."""
+    """`quota` corners drawn evenly, without repeats, from all that `allowed_map(band)` allows; the number of all."""
     packed, counts = [], []
     for band in scan.bands():
         allowed = allowed_map(band)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -48,7 +49,12 @@ class Fold:
 
 
 def folds(
-    fragments: Mapping[str, Plane], *, buffer: int, parts: int = 2, calibration_parts: int = 5, calibration_index: int = 0
+    fragments: Mapping[str, Plane],
+    *,
+    buffer: int,
+    parts: int = 2,
+    calibration_parts: int = 5,
+    calibration_index: int = 0,
 ) -> list[Fold]:
     """Leave-one-fragment-out where there are several fragments, blocks of the one fragment otherwise."""
     if len(fragments) > 1:
@@ -135,7 +141,7 @@ def _region(rectangles: Mapping[str, Sequence[Sequence[int]]]) -> Region:
         region[name] = tuple(Rect(*rect) for rect in rects)
         for rect in region[name]:
             if rect.y0 < 0 or rect.x0 < 0 or rect.height <= 0 or rect.width <= 0:
-                raise ValueError(f"{name}: rectangle {tuple(rect)} is empty or negative; give y0 < y1 and x0 < x1 in px")
+                raise ValueError(f"{name}: rectangle {tuple(rect)} is empty or negative; give y0 < y1, x0 < x1")
     return region
 
 
@@ -145,8 +151,7 @@ def _cut(rect: Rect, parts: int, axis: str) -> tuple[Rect, ...]:
     start, stop = (rect.y0, rect.y1) if along_rows else (rect.x0, rect.x1)
     ends = [start + (stop - start) * i // parts for i in range(parts + 1)]
     return tuple(
-        Rect(a, b, rect.x0, rect.x1) if along_rows else Rect(rect.y0, rect.y1, a, b)
-        for a, b in zip(ends[:-1], ends[1:], strict=True)
+        Rect(a, b, rect.x0, rect.x1) if along_rows else Rect(rect.y0, rect.y1, a, b) for a, b in pairwise(ends)
     )
 
 
@@ -169,8 +174,8 @@ def _fold(name: str, side: Region, test: Region, buffer: int, calibration_parts:
     if not train or not calibration:
         sizes = ", ".join(f"{n}: {r.height}×{r.width}" for n, rects in side.items() for r in rects) or "nothing"
         raise ValueError(
-            f"fold {name}: no room for training and calibration beside a buffer of {buffer} px (training side {sizes}); "
-            "use a smaller tile and buffer, other parts, or a larger fragment"
+            f"fold {name}: no room for training and calibration beside a buffer of {buffer} px "
+            f"(training side {sizes}); use a smaller tile and buffer, other parts, or a larger fragment"
         )
     return Fold(name, train, calibration, dict(test), buffer)
 
@@ -242,8 +247,8 @@ class LeakReport:
         if not self.clean:
             raise ValueError(
                 f"leak: {self.tiles_at_fault} of {self.tiles} training tiles reach what is held out: "
-                f"{self.overlap_px} px of the test region and {self.within_buffer_px} px of its {self.buffer}-px buffer, "
-                f"{self.calibration_overlap_px} px of the calibration strips and {self.calibration_within_buffer_px} px "
+                f"{self.overlap_px} px of the test region, {self.within_buffer_px} px of its {self.buffer}-px buffer, "
+                f"{self.calibration_overlap_px} px of the calibration strips, {self.calibration_within_buffer_px} px "
                 "of theirs; sample training tiles from fold.train only"
             )
         return self
@@ -255,9 +260,9 @@ def leak_report(table: SampleTable, tile: int, fold: Fold) -> LeakReport:
     `overlap_px` and `within_buffer_px` count each pixel of the test region, and of its buffer, once.
     """
     guilty = np.zeros(len(table), bool)
-    counts = []
+    counts, sizes = [], []
     for region in (fold.test, fold.calibration):
-        overlap = near = 0
+        overlap = near = size = 0
         for fragment, rects in region.items():
             own = np.flatnonzero(table.names == fragment)
             y, x = table.y[own].astype(np.int64), table.x[own].astype(np.int64)
@@ -267,12 +272,16 @@ def leak_report(table: SampleTable, tile: int, fold: Fold) -> LeakReport:
                 hit = (y < rect.y1) & (y + tile > rect.y0) & (x < rect.x1) & (x + tile > rect.x0)
                 guilty[own[hit]] = True
                 if rect in core:
+                    size += rect.area
                     overlap += _covered(y[hit], x[hit], tile, rect)
                 else:
                     near += _covered(y[hit], x[hit], tile, rect)
         counts += [overlap, near]
-    sizes = [sum(r.area for rects in region.values() for r in _disjoint(rects)) for region in (fold.test, fold.calibration)]
-    return LeakReport(len(table), int(guilty.sum()), *counts, *sizes, fold.buffer)
+        sizes.append(size)
+    (overlap, near, strip_overlap, strip_near), (test, calibration) = counts, sizes
+    return LeakReport(
+        len(table), int(guilty.sum()), overlap, near, strip_overlap, strip_near, test, calibration, fold.buffer
+    )
 
 
 def _covered(y: np.ndarray, x: np.ndarray, tile: int, rect: Rect) -> int:

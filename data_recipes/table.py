@@ -50,7 +50,7 @@ class SampleTable:
         """The rows of all tables in order; fragments keep the order in which they first appear."""
         names = tuple(dict.fromkeys(name for table in tables for name in table.fragments))
         if not tables:
-            return cls.of("", *[np.zeros(0)] * 3, -1, "grid")
+            return cls.of("", np.zeros(0), np.zeros(0), np.zeros(0), -1, "grid")
         codes = [np.array([names.index(n) for n in t.fragments], np.int32)[t.fragment] for t in tables]
         columns = [np.concatenate([getattr(t, column) for t in tables]) for column in ("y", "x", *COLUMNS[3:])]
         return cls(names, np.concatenate(codes), *columns)
@@ -69,7 +69,10 @@ class SampleTable:
         if not isinstance(other, SampleTable) or len(self) != len(other):
             return False
         columns = ("names", *COLUMNS[1:])
-        return all(np.array_equal(getattr(self, column), getattr(other, column)) for column in columns)
+        return all(
+            np.array_equal(getattr(self, column), getattr(other, column), equal_nan=column == "ink_ratio")
+            for column in columns
+        )
 
     @property
     def names(self) -> np.ndarray:
@@ -82,9 +85,9 @@ class SampleTable:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             ratios = [f"{ratio:.9g}" for ratio in self.ink_ratio]  # nine digits name a float32 exactly
-            kinds = np.array(KINDS)[self.kind]
-            columns = (self.names.tolist(), self.y.tolist(), self.x.tolist(), ratios, self.bucket.tolist(), kinds.tolist())
-            writer.writerows(zip(*columns, strict=True))
+            kinds = np.array(KINDS)[self.kind].tolist()
+            y, x, bucket = self.y.tolist(), self.x.tolist(), self.bucket.tolist()
+            writer.writerows(zip(self.names.tolist(), y, x, ratios, bucket, kinds, strict=True))
 
     @classmethod
     def from_csv(cls, path: str | Path) -> SampleTable:
