@@ -17,14 +17,13 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from . import constants
 from .ceiling import Ceiling, matched_filter
 from .letters import Drawn, Page, draw, draw_by_hand, write_page
 from .texture import cells, ct_noise, equalised, fibres, normal_cdf, papyrus_outline, smooth_field
 
 Ink = Literal["dipole", "crackle"]
 INKS: tuple[Ink, ...] = ("dipole", "crackle")
-DEV_SEEDS = range(0, 1000)
+DEV_SEEDS = range(1000)
 TEST_SEEDS = range(1000, 2000)
 VERSION = 1
 """Raised whenever a seed would give other voxels; part of the cache folder's name."""

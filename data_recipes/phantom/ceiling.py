@@ -1,4 +1,4 @@
-"""How well ink can be told by somebody who knows the generator: the score that no honest model should expect to pass."""
+"""How well ink can be told by somebody who knows the generator: the score to measure models by."""
 
 from __future__ import annotations
 

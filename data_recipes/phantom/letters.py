@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import cos, pi, sin
 
 import numpy as np
@@ -122,7 +123,7 @@ def draw(letters: list[Letter] | tuple[Letter, ...], shape: tuple[int, int], pen
         xx -= np.float32(letter.x)
         box = out[y0:y1, x0:x1]
         for stroke in letter.strokes:
-            for (ay, ax), (by, bx) in zip(stroke[:-1], stroke[1:], strict=True):
+            for (ay, ax), (by, bx) in pairwise(stroke):
                 dy, dx = by - ay, bx - ax
                 along = np.clip(((yy - ay) * dy + (xx - ax) * dx) / max(dy * dy + dx * dx, 1e-6), 0, 1)
                 box |= (yy - ay - along * dy) ** 2 + (xx - ax - along * dx) ** 2 <= (pen / 2) ** 2

@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from .build import INKS, LAYERS, TEST_SEEDS, VERSION, WANDER, Ink, PhantomArrays, make_phantom
+from .build import INKS, TEST_SEEDS, VERSION, WANDER, Ink, PhantomArrays, make_phantom
 
 HEIGHT, WIDTH = 768, 1024
 VOXEL_UM = 7.91
@@ -27,7 +27,7 @@ def parse_spec(spec: str) -> tuple[Ink, int, int, int]:
     Raises ValueError that says what was expected.
     """
     found = _SPEC.fullmatch(spec)
-    ink = next((known for known in INKS if found and known == found[1]), None)
+    ink: Ink | None = next((known for known in INKS if found and known == found[1]), None)
     if not found or ink is None:
         raise ValueError(
             f"cannot read {spec!r}: expected phantom:<ink>:<seed>[:<width>|:<height>x<width>] with ink "

@@ -18,7 +18,7 @@ def smooth_field(rng: np.random.Generator, shape: Shape, scale: float) -> np.nda
     field = ndimage.gaussian_filter(rng.standard_normal([side + 2 * pad for side in coarse]), scale / step)
     field = field[pad:-pad, pad:-pad].astype(np.float32)
     if step > 1.0:
-        field = ndimage.zoom(field, [(side * step) / side for side in coarse], order=3)
+        field = np.asarray(ndimage.zoom(field, step, order=3))
     field = field[: shape[0], : shape[1]]
     return (field - field.mean()) / max(float(field.std()), 1e-6)
 
@@ -47,23 +47,24 @@ def ct_noise(rng: np.random.Generator, layers: int, shape: Shape, *, lowest: flo
 
     `lowest` (cycles a pixel) flattens the spectrum below it: the real tile's slowest variation is papyrus, not noise.
     """
-    side = [fft.next_fast_len(n + 16, real=True) for n in shape]
+    side = [int(fft.next_fast_len(n + 16, True) or n) for n in shape]
     frequency = np.hypot(fft.fftfreq(side[0])[:, None], fft.rfftfreq(side[1])).astype(np.float32)
     log_power = np.interp(np.log(np.maximum(frequency, max(lowest, 1e-3))), np.log(constants.FREQUENCY),
                           np.log(constants.POWER))
     amplitude = np.exp(0.5 * log_power).astype(np.float32)
     amplitude[0, 0] = 0.0
-    spectrum = fft.rfft2(rng.standard_normal((layers, *side), dtype=np.float32), workers=2) * amplitude
+    white = rng.standard_normal((layers, *side), dtype=np.float32)
+    spectrum = np.asarray(fft.rfft2(white, workers=2)) * amplitude
     band = np.digitize(frequency, constants.BANDS)
     for index, correlation in enumerate(constants.Z_CORRELATION):
         inside = band == index
         spectrum[:, inside] = _z_factor(correlation, layers).astype(np.float32) @ spectrum[:, inside]
-    noise = fft.irfft2(spectrum, s=side, workers=2)[:, : shape[0], : shape[1]]
+    noise = np.asarray(fft.irfft2(spectrum, s=side, workers=2))[:, : shape[0], : shape[1]]
     return noise / noise.std()
 
 
 def fibres(rng: np.random.Generator, layers: int, shape: Shape) -> np.ndarray:
-    """(Z,H,W) float32 horizontal fibres, mean 0 and deviation 1: strips some 30 px wide, finely striated, with knots."""
+    """(Z,H,W) float32 horizontal fibres, mean 0 and deviation 1: strips of some 30 px, finely striated."""
     knots = max(layers // 3, 2)  # fibres run on over three layers: drawn at every third, interpolated between
     drawn = np.empty((knots, *shape), np.float32)
     for plane in drawn:
@@ -87,7 +88,7 @@ def cells(rng: np.random.Generator, shape: Shape, *, pitch: float = 11.0, crack:
     walls between them.
     """
     rows, columns = int(shape[0] / pitch) + 4, int(shape[1] / pitch) + 4
-    seeds = np.stack(np.mgrid[0:rows, 0:columns], -1) + rng.uniform(-0.42, 0.42, (rows, columns, 2)) - 1.0
+    seeds = np.moveaxis(np.mgrid[0:rows, 0:columns], 0, -1) + rng.uniform(-0.42, 0.42, (rows, columns, 2)) - 1.0
     seeds = (seeds * pitch).astype(np.float32)
     yy, xx = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     row, column = (yy / pitch + 1.5).astype(int), (xx / pitch + 1.5).astype(int)
