@@ -15,12 +15,13 @@ OWN = ("zoo", "data_recipes")
 # Module or package of zoo -> what it may import of zoo. Whatever lies inside a package may import that package.
 LEAVES = {"zoo.card", "zoo.configs", "zoo.metrics", "zoo.degrade", "zoo.device", "zoo.memory"}
 MODEL = {"zoo.card", "zoo.models"}
-LIBRARY = LEAVES | MODEL | {"zoo", "zoo.registry", "zoo.losses", "zoo.checkpoint"}
+LIBRARY = LEAVES | MODEL | {"zoo", "zoo.registry", "zoo.losses", "zoo.significance", "zoo.checkpoint"}
 COMMANDS = {"zoo.train", "zoo.predict", "zoo.evaluate", "zoo.explain"}
 ALLOWED: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "zoo.models": {"zoo.card"},
     "zoo.losses": MODEL,
+    "zoo.significance": {"zoo.metrics"},
     "zoo.registry": MODEL | {"zoo.configs"},
     "zoo.checkpoint": MODEL | {"zoo", "zoo.registry", "zoo.configs"},
     **dict.fromkeys(COMMANDS, LIBRARY),
