@@ -55,11 +55,7 @@ def find_companions(
         hits = hits or [path for w in words for listing in own_listings for path in listing.get(w, [])]
         hits = hits or [p for folder in (*own, *beside) for p in _in_folder_of_kind(folder, words, name)]
         if not hits:
-            strays = [
-                p for w in words[:1] for one in own_listings for s, ps in one.items() if s.endswith(f"_{w}") for p in ps
-            ]
-            if kind == "mask":
-                strays = [p for p in strays if not stem(p).lower().endswith(("supervision_mask", "validation_mask"))]
+            strays = _strays(kind, own_listings)
             if len({stem(p) for p in strays}) > 1:
                 told = ", ".join(sorted(p.name for p in strays))
                 raise ValueError(f"{strays[0].parent}: {told}: which one belongs to {name}? name it {name}_{words[0]}")
@@ -99,6 +95,13 @@ def _with_label_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return [folder, *(folder / sub for sub in LABEL_FOLDERS if (folder / sub).is_dir() and not is_zarr(folder / sub))]
+
+
+def _strays(kind: str, listings: list[dict[str, list[Path]]]) -> list[Path]:
+    """`*_mask.png` in the fragment's own folder: it carries another name, perhaps since the folder was renamed."""
+    strays = [p for listing in listings for s, paths in listing.items() if s.endswith(f"_{kind}") for p in paths]
+    others = tuple(other for other in KINDS if other != kind and other.endswith(f"_{kind}"))
+    return [p for p in strays if not stem(p).lower().endswith(others)]
 
 
 def _in_folder_of_kind(folder: Path, words: tuple[str, ...], name: str) -> list[Path]:

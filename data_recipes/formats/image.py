@@ -57,7 +57,7 @@ def _png_depth(path: Path) -> int:
 def _decode(path: Path, jpeg: bool, out: np.ndarray) -> None:
     import imagecodecs
 
-    decode = imagecodecs.jpeg8_decode if jpeg else imagecodecs.png_decode
+    decode: Any = imagecodecs.jpeg8_decode if jpeg else imagecodecs.png_decode
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as encoded:
         view = memoryview(encoded)
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from data_recipes.formats import tiff
-from data_recipes.formats.companions import find_companions, is_companion, open_plane, stem
+from data_recipes.formats.companions import KINDS, find_companions, is_companion, open_plane, stem
 from data_recipes.formats.parts import Parts
 from data_recipes.formats.zarr import OURS, child_arrays, is_zarr, open_zarr
 
@@ -37,8 +38,9 @@ def open_zarr_fragment(path: Path, level: int | None) -> Parts:
     source = open_zarr(path, level)
     name, notes = stem(source.root), []
     sources = {kind: source.root / PLANES / kind for kind in child_arrays(source.root / PLANES)}
-    if not sources:
-        sources, notes = _beside(source.root, name)
+    if len(sources) < len(KINDS):
+        found, notes = _beside(source.root, name)
+        sources = {**found, **sources}
     coarse = source.level or None
     planes = {}
     for kind, file in sources.items():
@@ -60,8 +62,15 @@ def open_zarr_fragment(path: Path, level: int | None) -> Parts:
         settings=dict((source.attributes.get(OURS) or {}).get("fragment") or {}),
         settings_at=settings_files(source.root),
         full_shape=(shape[0], shape[1]) if coarse else None,
-        notes=notes,
+        notes=_origin(source.attributes) + notes,
     )
+
+
+def _origin(attributes: dict[str, Any]) -> list[str]:
+    """Where a converted zarr came from, and how its intensities were stored."""
+    ours = attributes.get(OURS) or {}
+    origin = (ours.get("source") or {}).get("format")
+    return [f"converted from: {origin}; intensities: {ours.get('intensities')}"] if origin else []
 
 
 def open_tiff_fragment(path: Path) -> Parts:

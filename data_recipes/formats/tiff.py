@@ -43,6 +43,8 @@ def open_tiff(path: Path) -> tuple[LazyArray, float | None]:
 
 
 def _open(tif: TiffFile, path: Path) -> LazyArray:
+    import tifffile
+
     if not tif.series:
         raise ValueError(f"{path}: a TIFF without an image; truncated? copy it again")
     series = tif.series[0]
@@ -52,7 +54,7 @@ def _open(tif: TiffFile, path: Path) -> LazyArray:
     if series.dataoffset is not None and keyframe.is_memmappable:
         stored = np.dtype(tif.byteorder + series.dtype.char)
         return MappedArray(path, series.dataoffset, _squeeze(series.shape), stored)
-    pages = [page for page in tif.pages if not getattr(page, "is_reduced", False)]
+    pages = [page for page in tif.pages if isinstance(page, tifffile.TiffPage) and not page.is_reduced]
     sizes = sorted({(page.shape, str(page.dtype)) for page in pages})
     if len(sizes) > 1:
         told = ", ".join(f"{'×'.join(map(str, shape))} {dtype}" for shape, dtype in sizes)
@@ -71,11 +73,12 @@ def _open_page(tif: TiffFile, page: TiffPage, path: Path, index: int) -> LazyArr
     promised = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False) if n), default=0)
     if promised > size:
         raise ValueError(f"{path}: truncated: {size} bytes, its header promises {promised}; copy it again")
+    dtype = np.dtype(page.dtype)
     if page.is_memmappable:
-        return MappedArray(path, page.dataoffsets[0], page.shape, np.dtype(tif.byteorder + page.dtype.char))
-    segment_bytes = int(np.prod(page.chunks)) * page.dtype.itemsize
+        return MappedArray(path, page.dataoffsets[0], page.shape, np.dtype(tif.byteorder + dtype.char))
+    segment_bytes = int(np.prod(page.chunks)) * dtype.itemsize
     if segment_bytes > SPILL_BYTES or page.samplesperpixel > 1:
-        return SpilledArray(page.shape, page.dtype, lambda out: _decode_page(path, index, out), str(path))
+        return SpilledArray(page.shape, dtype, lambda out: _decode_page(path, index, out), str(path))
     return SegmentedPage(path, page, index)
 
 
@@ -164,7 +167,7 @@ class SegmentedPage(LazyArray):
 
 def _voxel_um(tif: TiffFile) -> float | None:
     """From the resolution tags, where they state a plausible voxel (a scanner's 72 dpi would be 353 µm)."""
-    page = tif.pages[0]
+    page = tif.pages.first
     tag, unit = page.tags.get("XResolution"), page.tags.get("ResolutionUnit")
     if tag is None or not isinstance(tag.value, tuple) or 0 in tag.value:
         return None

@@ -152,7 +152,7 @@ def _array(path: Path) -> LazyArray:
         dtype = np.dtype(object)
     if dtype.kind not in "buif":
         raise ValueError(f"{path}: unknown dtype {meta['dtype']}; expected uint8 or uint16")
-    array = ZarrArray(path, tuple(meta["shape"]), dtype)
+    array = ZarrArray(path, tuple(meta["shape"] or ()), dtype)
     drop = tuple(0 if side == 1 and axis < len(array.shape) - 2 else None for axis, side in enumerate(array.shape))
     return Squeezed(array, drop) if any(at is not None for at in drop) else array
 
