@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import tyro
 
 from data_recipes.cli import run_cli
