@@ -50,7 +50,7 @@ class InkHistogram:
         Raises:
             ValueError: shapes differ; a supervised probability is NaN or outside 0 to 1.
         """
-        prob, label, mask = _arrays(prob, label, mask)
+        prob, label, mask = as_maps(prob, label, mask)
         bins = _bin(prob[mask])
         ink = label[mask] > 0
         self.counts += np.bincount(bins + BINS * ink, minlength=2 * BINS).reshape(2, BINS)
@@ -173,7 +173,7 @@ def block_sums(
     prob: ArrayLike, label: ArrayLike, mask: ArrayLike | None, *, block: int, y0: int = 0, x0: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """(sum of probability, ink pixels, supervised pixels) of every block, each (rows, columns)."""
-    prob, label, mask = _arrays(prob, label, mask)
+    prob, label, mask = as_maps(prob, label, mask)
     if mask.any() and not np.isfinite(prob[mask]).all():
         raise ValueError("the map holds NaN or infinite probabilities where it is supervised")
     return (
@@ -257,7 +257,7 @@ def _bin(prob: NDArray) -> NDArray[np.int64]:
     return np.clip(position, 0, BINS - 1).astype(np.int64)
 
 
-def _arrays(prob: ArrayLike, label: ArrayLike, mask: ArrayLike | None) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
+def as_maps(prob: ArrayLike, label: ArrayLike, mask: ArrayLike | None) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
     prob, label = np.asarray(prob), np.asarray(label)
     mask = np.ones(prob.shape, bool) if mask is None else np.asarray(mask, bool)
     if not prob.shape == label.shape == mask.shape:
