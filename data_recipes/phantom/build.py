@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, special
 
 from .ceiling import Ceiling, matched_filter
 from .letters import Drawn, Page, draw, draw_by_hand, write_page
@@ -25,7 +25,7 @@ Ink = Literal["dipole", "crackle"]
 INKS: tuple[Ink, ...] = ("dipole", "crackle")
 DEV_SEEDS = range(1000)
 TEST_SEEDS = range(1000, 2000)
-VERSION = 1
+VERSION = 2
 """Raised whenever a seed would give other voxels; part of the cache folder's name."""
 LAYERS = 16
 WANDER = 4.3
@@ -68,7 +68,8 @@ def dipole_profile(depth: np.ndarray) -> np.ndarray:
     fifteenth of it in the average of any one layer; the plain derivative would leave a quarter.
     """
     u = depth.astype(np.float32)
-    return (u**3 - 3 * u) * np.exp(-0.5 * u * u) * np.float32(1 / 1.38)
+    square = u * u
+    return u * (square - 3) * np.exp(-0.5 * square) * np.float32(1 / 1.38)
 
 
 def crust_profile(depth: np.ndarray) -> np.ndarray:
@@ -94,20 +95,19 @@ def _papyrus(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
     layers, height, width = depth.shape
     horizontal = fibres(rng, layers, (height, width))
     vertical = fibres(rng, layers, (width, height)).transpose(0, 2, 1)
-    above = depth < 0
-    distance = np.abs(depth)
-
-    def side(scale: float) -> np.ndarray:
-        """One smooth field on either side of the surface, of the same law."""
-        return np.where(above, smooth_field(rng, (height, width), scale), smooth_field(rng, (height, width), scale))
-
-    is_vertical = 1 / (1 + np.exp(np.clip((4.4 + 0.5 * side(30) - distance) / 0.4, -30, 30)))
-    is_air = 1 / (1 + np.exp(np.clip((7.0 + 1.1 * side(24) - distance) / 0.5, -30, 30)))
-    texture = horizontal + is_vertical * (vertical - horizontal)
+    # One field for either side of the surface, of the same law: where vertical fibres begin, and where the sheet ends.
+    turn_above, turn_below = (4.4 + 0.5 * smooth_field(rng, (height, width), 30) for _ in range(2))
+    end_above, end_below = (7.0 + 1.1 * smooth_field(rng, (height, width), 24) for _ in range(2))
     lost = normal_cdf(6 * (smooth_field(rng, (height, width), 9) - 2.3))  # fibres that broke off: small dark gaps
-    matter = (1 - is_air) * (1 - 0.8 * lost)
-    patches = 10 * smooth_field(rng, (height, width), 60)
-    return 82 + matter * (56 + 17 * texture + patches)
+    patches = 56 + 10 * smooth_field(rng, (height, width), 60)
+    out = horizontal
+    for index, away in enumerate(depth):
+        above, distance = away < 0, np.abs(away)
+        is_vertical = special.expit((distance - np.where(above, turn_above, turn_below)) / np.float32(0.4))
+        is_matter = special.expit((np.where(above, end_above, end_below) - distance) / np.float32(0.5))
+        texture = horizontal[index] + is_vertical * (vertical[index] - horizontal[index])
+        out[index] = 82 + is_matter * (1 - 0.8 * lost) * (patches + 17 * texture)
+    return out
 
 
 def _mottle(rng: np.random.Generator, bias: np.ndarray) -> np.ndarray:
@@ -192,4 +192,4 @@ def _crackle(
     blank = 1 - strokes - copies
     thin = ndimage.gaussian_filter(strokes * cracks, 0.7) + blank * (0.7 * grains + 0.6 * bundles)
     thick = ndimage.gaussian_filter(copies * cracks, 0.7)
-    return 0.5 * CRUST * (crust * thin + 0.5 * deep * thick), crust * cracks
+    return 0.5 * CRUST * (crust * thin + 0.8 * deep * thick), crust * cracks
