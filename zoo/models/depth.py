@@ -105,7 +105,7 @@ class ZConv(nn.Module):
 
 
 class ZAttention(nn.Module):
-    """Softmax over the layers of a score a voxel, then the weighted mean: 2·C·D multiply-adds a pixel, C + 1 parameters.
+    """Softmax over the layers of a score a voxel, then the weighted mean: 2·C·D multiply-adds, C + 1 parameters.
 
     Starts as the mean (score weights zero), follows a surface that undulates, and takes any number of layers.
     """

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from zoo.card import ModelCard
 from zoo.models.base import Heads, InkModel
 from zoo.models.depth import make_reduction, pad_depth
+from zoo.models.layers import conv3d_same
 
 EXPERTS = ("conv5", "conv3", "conv1", "avg3", "avg5")
 Runs = Sequence[tuple[int, int]]  # (task, number of samples), in the order of the batch
@@ -57,14 +58,12 @@ class MoDEConv3d(nn.Module):
         return torch.addcmul(gate[4] / 125 * self.avg5, gate[0], self.conv5) + F.pad(inner, (1,) * 6)
 
     def forward(self, volume: Tensor, runs: Runs | None = None) -> Tensor:
-        """(B, C, D, H, W) -> (B, C', D, H, W). `runs`: the tasks of the batch in its order; None is task 0 throughout."""
+        """(B, C, D, H, W) -> (B, C', D, H, W). `runs`: the tasks of the batch in its order; None: all task 0."""
         runs = runs or ((0, volume.shape[0]),)
         if len(runs) == 1:
-            return F.conv3d(volume, self.kernel(runs[0][0]), padding=2)
+            return conv3d_same(volume, self.kernel(runs[0][0]))
         parts = volume.split([count for _, count in runs])
-        return torch.cat(
-            [F.conv3d(part, self.kernel(task), padding=2) for part, (task, _) in zip(parts, runs, strict=True)]
-        )
+        return torch.cat([conv3d_same(part, self.kernel(task)) for part, (task, _) in zip(parts, runs, strict=True)])
 
 
 def order_by_task(task: Tensor | None, batch: int, tasks: int) -> tuple[Tensor | None, Runs]:
