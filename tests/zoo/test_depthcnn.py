@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from zoo.models.depthcnn import DepthAttention, build_depthcnn_base, build_depthcnn_tiny
+from zoo.models.depthcnn import build_depthcnn_base, build_depthcnn_tiny
 
 
 def parameters(model):
@@ -29,12 +29,6 @@ def test_receptive_field_is_87_px():
     assert volume.grad is not None
     seen = volume.grad.abs().sum((0, 1, 2, 3)).nonzero()
     assert int(seen.max() - seen.min()) + 1 == 87
-
-
-def test_attention_weights_sum_to_one_over_depth():
-    pool = DepthAttention(8)
-    features = torch.randn(2, 8, 5, 3, 3)
-    torch.testing.assert_close(pool.weights(features).sum(2), torch.ones(2, 1, 3, 3))
 
 
 def test_order_of_the_layers_matters():

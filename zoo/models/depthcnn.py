@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.card import ModelCard
 from zoo.models.base import Heads, InkModel
+from zoo.models.depth import ZAttention
 
 _OPTIONS = {
     "width": "channels of the first block; the last one has eight times as many",
@@ -48,24 +49,6 @@ def conv_block_3d(inputs: int, outputs: int, stride: tuple[int, int, int] = (1, 
     return nn.Sequential(conv, nn.BatchNorm3d(outputs), nn.GELU())
 
 
-class DepthAttention(nn.Module):
-    """Weighted mean over Z with a softmax at each place: (B, C, D, H, W) -> (B, C, H, W).
-
-    Costs C + 1 parameters; one score a voxel.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.score = nn.Conv3d(channels, 1, 1)
-
-    def weights(self, features: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> (B, 1, D, H, W), summing to one over D."""
-        return self.score(features).softmax(dim=2)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return (features * self.weights(features)).sum(dim=2)
-
-
 class DepthCNN(InkModel):
     """Six 3D blocks down to (D/4, H/16, W/16), attention over Z, a 3x3 block and a 1x1 layer in 2D."""
 
@@ -90,7 +73,7 @@ class DepthCNN(InkModel):
             conv_block_3d(4 * width, 4 * width),
             conv_block_3d(4 * width, 8 * width, (2, 2, 2)),
         )
-        self.pool = DepthAttention(8 * width)
+        self.pool = ZAttention(8 * width)
         self.head = nn.Sequential(
             nn.Dropout(dropout[0]),
             nn.Conv2d(8 * width, 8 * width, 3, padding=1, bias=False),

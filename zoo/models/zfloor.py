@@ -13,31 +13,11 @@ from torch import Tensor, nn
 
 from zoo.card import ModelCard
 from zoo.models.base import Heads, InkModel
+from zoo.models.depth import ZMax, ZMean, ZStd
 
 # How many nats one unit of `LayerChoice.scores` is worth. An optimiser moves a parameter by about its learning rate a
 # step; with this a choice is made within a few hundred steps at 1e-3 instead of never.
 _SCORE_SCALE = 20.0
-
-
-class DepthMean(nn.Module):
-    """(B, 1, D, H, W) -> (B, 1, H, W), the mean over Z."""
-
-    def forward(self, volume: Tensor) -> Tensor:
-        return volume.mean(dim=2)
-
-
-class DepthMax(nn.Module):
-    """(B, 1, D, H, W) -> (B, 1, H, W), the maximum over Z."""
-
-    def forward(self, volume: Tensor) -> Tensor:
-        return volume.amax(dim=2)
-
-
-class DepthDeviation(nn.Module):
-    """(B, 1, D, H, W) -> (B, 1, H, W), the standard deviation over Z (divided by D); 0 for a single layer."""
-
-    def forward(self, volume: Tensor) -> Tensor:
-        return volume.var(dim=2, correction=0).clamp(min=1e-8).sqrt()
 
 
 class LayerChoice(nn.Module):
@@ -67,7 +47,11 @@ class LayerChoice(nn.Module):
         return torch.einsum("bd,bcdhw->bchw", choice, volume)
 
 
-_PROJECTIONS = {"zmean": DepthMean, "zmax": DepthMax, "zstd": DepthDeviation, "zbest": LayerChoice}
+def _projection(name: str, depth: int) -> nn.Module:
+    fixed = {"zmean": ZMean, "zmax": ZMax, "zstd": ZStd}
+    return fixed[name](1) if name in fixed else LayerChoice(depth)
+
+
 _OPTIONS = {"width": "channels of the first block; the last one has eight times as many"}
 
 
@@ -110,8 +94,7 @@ class ZFloor(InkModel):
         super().__init__(card, depth=depth, tile=tile, classes=classes)
         if width < 1:
             raise ValueError(f"{card.name}: width {width} is not possible; 1 or more (24 by default)")
-        projection = _PROJECTIONS[card.name]
-        self.project = LayerChoice(depth) if projection is LayerChoice else projection()
+        self.project = _projection(card.name, depth)
         # A deviation or a maximum has another range than the intensities it comes from.
         self.standardise = nn.BatchNorm2d(1, affine=False)
         self.quarter = nn.Sequential(
