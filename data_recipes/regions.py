@@ -34,6 +34,10 @@ class Rect(NamedTuple):
         """The rectangle with `margin` px more on every side (fewer if negative); it may leave the fragment."""
         return Rect(self.y0 - margin, self.y1 + margin, self.x0 - margin, self.x1 + margin)
 
+    def shift(self, down: int, right: int) -> Rect:
+        """The rectangle moved by that many px."""
+        return Rect(self.y0 + down, self.y1 + down, self.x0 + right, self.x1 + right)
+
     def intersect(self, other: Rect) -> Rect | None:
         """The common rectangle, or None where there is none."""
         cut = Rect(max(self.y0, other.y0), min(self.y1, other.y1), max(self.x0, other.x0), min(self.x1, other.x1))

@@ -1,0 +1,69 @@
+"""`python -m zoo.bench`: train models under one recipe, loss, split and budget, and rank them by Dice and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import arg
+
+from data_recipes.cli import run_cli
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Train models under one recipe, loss, split and budget, and rank them by Dice and memory.
+
+    Every run is a fresh process and one result file; give the same command again and finished runs are kept. Without
+    --data the suite's own data is used: the quick suite runs on a synthetic phantom and needs no download.
+    """
+
+    models: Annotated[tuple[str, ...], arg(metavar="NAME[,NAME…]")] = ()
+    """Models, families or labels of the suite's rows; all: one of each family. Default: the suite's own."""
+    data: Annotated[tuple[str, ...], arg(metavar="PATH…")] = ()
+    """Fragments, folders of fragments, or phantom:INK:SEED. Default: the suite's own."""
+    suite: str = "quick"
+    """A suite by name (see --list) or the path of a YAML file."""
+    out: Path | None = None
+    """Folder for results. Default: runs/bench/SUITE."""
+    seeds: Annotated[tuple[str, ...], arg(metavar="N[,N…]")] = ()
+    """Seeds to run. Default: the suite's."""
+    folds: Annotated[tuple[str, ...], arg(metavar="N[,N…]")] = ()
+    """Folds of the split to run, from 0. Default: the suite's, or all."""
+    steps: int | None = None
+    """Budget of training a run, in steps."""
+    minutes: float | None = None
+    """Budget of training a run, in minutes instead of steps."""
+    tile: int | None = None
+    """Side of a tile, px."""
+    depth: int | None = None
+    """Layers a model sees."""
+    batch_size: int | None = None
+    """Tiles a step."""
+    loss: str | None = None
+    """Losses by name, joined by +, such as focal+jaccard+ms_ssim."""
+    recipe: str | None = None
+    """Sampling recipe, by name or path."""
+    samples: int | None = None
+    """Tiles in the training table."""
+    device: Annotated[str, arg(metavar="auto|cpu|cuda[:N]")] = "auto"
+    """Where to run; auto takes a GPU when there is one."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """Arithmetic of training and prediction."""
+    list_all: Annotated[bool, arg(name="list")] = False
+    """List the suites and the models, and stop."""
+    dry_run: bool = False
+    """Print the runs, and stop."""
+
+
+def main() -> int:
+    options = tyro.cli(BenchOptions, prog="python -m zoo.bench")
+    from zoo.bench.command import bench  # after parsing: --help must not wait for torch
+
+    return bench(options)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,231 @@
+"""The body of `python -m zoo.bench`: suite and options to runs, runs to results, results to a leaderboard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data_recipes.fragment import Fragment, open_fragments
+from data_recipes.phantom import TEST_SEEDS
+from data_recipes.recipe import load_recipe
+from zoo.bench.figures import panels, quality_against_memory
+from zoo.bench.leaderboard import Row, build_rows, rich_table, write_leaderboard
+from zoo.bench.plan import RunSpec, plan_runs, resolve_models
+from zoo.bench.result import Result
+from zoo.bench.runner import run_all
+from zoo.bench.suite import Suite, describe, load_suite
+from zoo.configs import list_configs
+from zoo.device import resolve_device
+from zoo.registry import list_families, list_models, model_card
+from zoo.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from zoo.bench.__main__ import BenchOptions
+
+_LOG_WIDTH = 120  # of what is piped into a file; a terminal knows its own
+
+
+def bench(options: BenchOptions) -> int:
+    """Run a bench; 0 when every run succeeded, 1 when one failed, 2 (raised as ValueError) for a user's mistake."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_LOG_WIDTH)
+    if options.list_all:
+        _list(console)
+        return 0
+    suite = _apply(load_suite(options.suite), options)
+    data = list(options.data) or suite.data
+    if not data:
+        raise ValueError(f"suite {suite.name} has no data of its own; give the fragments with --data PATH")
+    device = str(resolve_device(options.device))
+    models = resolve_models(suite, _split(options.models) or None, device)
+    out = options.out or Path("runs") / "bench" / suite.name
+    _check_writable(out)
+    load_recipe(suite.recipe)  # a mistake in it must show before the first run, not in it
+
+    fragments = open_fragments(data)
+    specs = plan_runs(
+        suite,
+        models,
+        fragments,
+        data=[item if item.startswith("phantom:") else str(Path(item).resolve()) for item in data],
+        device=device,
+        seeds=_integers(options.seeds, "--seeds") or suite.seeds,
+        folds=_integers(options.folds, "--folds") or suite.folds,
+        train=_train_overrides(options),
+    )
+    _check_models(specs)
+    _refuse_test_phantoms(specs, fragments)
+    _announce(console, suite, specs, fragments, device, out)
+    if options.dry_run:
+        return 0
+    try:
+        results = run_all(specs, out, console)
+    except KeyboardInterrupt:
+        console.print("interrupted; finished runs are kept, give the same command again to go on")
+        raise
+    rows = report(results, fragments, suite, out, console)
+    return 0 if all(row.status == "ok" for row in rows) else 1
+
+
+def report(
+    results: Sequence[Result], fragments: dict[str, Fragment], suite: Suite, out: Path, console: Console
+) -> list[Row]:
+    """Write leaderboard and pictures of finished runs and show the table."""
+    floors = [row.label for row in _floor_rows(results, suite)]
+    rows = build_rows(results, out, floors=floors)
+    title = f"inkzoo, suite {suite.name}"
+    caption = _caption(results, suite, floors)
+    good = next((result for result in results if result.status == "ok"), None)
+    meta = {"suite": suite.model_dump(mode="json"), "environment": good.environment if good else {}}
+    write_leaderboard(rows, out, title=title, caption=caption, meta=meta)
+    pictures = panels(results, fragments, out)
+    if quality_against_memory(rows, out / "quality_memory.png", title):
+        pictures.insert(0, out / "quality_memory.png")
+    console.print()
+    console.print(rich_table(rows, title))
+    for line in caption:
+        console.print(f"[dim]{escape(line)}[/]")
+    console.print(f"\nWritten to {escape(str(out))}: leaderboard.md, .csv, .json" + _names(pictures))
+    return rows
+
+
+def _names(pictures: Sequence[Path]) -> str:
+    return "".join(f", {escape(path.name)}" for path in pictures)
+
+
+def _floor_rows(results: Sequence[Result], suite: Suite) -> list[Any]:
+    seen: dict[str, Any] = {}
+    for result in results:
+        if result.spec.floor or result.spec.model in suite.floors or result.spec.label in suite.floors:
+            seen.setdefault(result.spec.label, result.spec)
+    return list(seen.values())
+
+
+def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> list[str]:
+    spec = results[0].spec
+    seeds = sorted({result.spec.seed for result in results})
+    folds = sorted({result.spec.fold for result in results})
+    good = [result for result in results if result.status == "ok"]
+    lines = [
+        "rank: 1 is the group that cannot be told from the best Dice (paired, blocks of "
+        f"{suite.letter_px} px and seeds resampled, Holm); inside a group the least training memory first",
+        "threshold: best Dice on held-out strips of the training side, never on test",
+        f"test: {', '.join(spec.test_rects)}",
+        f"folds {', '.join(folds)}; seeds {', '.join(map(str, seeds))}; recipe {spec.recipe}, {suite.tile} px × "
+        f"{suite.depth} layers, buffer {spec.buffer} px",
+        f"floors: {', '.join(floors)}; a row that is not above one of them says so",
+    ]
+    if good:
+        leak = sum((result.controls.get("leak") or {}).get("overlap_px", 0) for result in good)
+        where = good[0].environment
+        lines.append(f"leak: {leak} test pixels seen in training")
+        version, commit = where.get("versions", {}).get("torch"), where.get("commit") or "unknown"
+        lines.append(f"{where.get('hardware')}; torch {version}; commit {commit}")
+        prevalence = [r.quality["prevalence"] for r in good if r.quality.get("prevalence") is not None]
+        if prevalence:
+            lines.append(f"ink is {100 * cast(float, prevalence[0]):.1f} % of the pixels that count")
+    return lines
+
+
+def _apply(suite: Suite, options: BenchOptions) -> Suite:
+    keys = ("tile", "depth", "recipe", "samples")
+    changed = {key: getattr(options, key) for key in keys if getattr(options, key) is not None}
+    if options.data and suite.data and suite.split.kind in ("fragments", "rects"):
+        changed["split"] = {}  # the suite's split names the suite's own fragments
+    return Suite(**{**suite.model_dump(), **changed})
+
+
+def _train_overrides(options: BenchOptions) -> dict[str, Any]:
+    if options.steps is not None and options.minutes is not None:
+        raise ValueError("give --steps or --minutes, not both")
+    keys = ("steps", "minutes", "batch_size", "loss", "precision")
+    return {key: getattr(options, key) for key in keys if getattr(options, key) is not None}
+
+
+def _split(values: Sequence[str]) -> list[str]:
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def _integers(values: Sequence[str], option: str) -> list[int]:
+    try:
+        return [int(part) for part in _split(values)]
+    except ValueError:
+        raise ValueError(f"{option} takes whole numbers, got {', '.join(values)}") from None
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"--out {out} is a file; give a folder") from None
+    except OSError as error:
+        raise ValueError(f"--out {out}: cannot be created: {error.strerror}; choose another folder") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {out} is not writable; choose another folder")
+
+
+def _check_models(specs: Sequence[RunSpec]) -> None:
+    """Find a user's mistake in a row before the first run: unknown option, impossible tile or depth, bad setting."""
+    from torch import device
+
+    from zoo.registry import create_model
+
+    for spec in {spec.label: spec for spec in specs if not spec.floor}.values():
+        try:
+            TrainConfig(**spec.train)
+        except ValidationError as error:
+            raise ValueError(f"{spec.label}: training settings: {describe(error)}") from None
+        with device("meta"):
+            create_model(spec.model, depth=spec.depth, tile=spec.tile, **spec.options)
+
+
+def _refuse_test_phantoms(specs: Sequence[RunSpec], fragments: dict[str, Fragment]) -> None:
+    del fragments
+    trained = {name for spec in specs for name in spec.train_rects}
+    for item in specs[0].data if specs else []:
+        parts = item.split(":")
+        if parts[0] == "phantom" and len(parts) > 2 and int(parts[2]) in TEST_SEEDS:
+            name = f"phantom-{parts[1]}-{parts[2]}"
+            if name in trained:
+                raise ValueError(
+                    f"{item} is a test phantom and would be trained on; use seeds below {TEST_SEEDS[0]} for that"
+                )
+
+
+def _announce(
+    console: Console, suite: Suite, specs: Sequence[RunSpec], fragments: dict[str, Fragment], device: str, out: Path
+) -> None:
+    head = f"[bold]inkzoo bench[/], suite [bold]{escape(suite.name)}[/] on {device}"
+    console.print(f"{head}: {len(specs)} runs into {escape(str(out))}")
+    console.print(f"[dim]{escape(suite.about.strip())}[/]")
+    for fragment in fragments.values():
+        size = "×".join(map(str, fragment.shape))
+        notes = f"; {'; '.join(fragment.notes)}" if fragment.notes else ""
+        console.print(f"  {escape(fragment.name)}: {fragment.depth} layers of {size} px [dim]{escape(notes)}[/]")
+    names = {spec.label: spec.model for spec in specs}
+    rows = (label if label == model else f"{label} ({model})" for label, model in names.items())
+    console.print(f"  models: {escape(', '.join(rows))}\n")
+
+
+def _list(console: Console) -> None:
+    table = Table(title="suites", title_justify="left")
+    table.add_column("name")
+    table.add_column("about")
+    for name in list_configs("suites"):
+        table.add_row(name, escape(load_suite(name).about.strip()))
+    console.print(table)
+    table = Table(title="models (a family's name stands for its first on a CPU)", title_justify="left")
+    for column in ("family", "name", "how it works"):
+        table.add_column(column)
+    for family in list_families():
+        for name in list_models(family):
+            table.add_row(family, name, escape(model_card(name).summary))
+    console.print(table)

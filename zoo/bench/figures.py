@@ -1,0 +1,128 @@
+"""The pictures of a bench: quality against memory, and for each fragment a layer, the label and every model's map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_recipes.fragment import Fragment
+from data_recipes.regions import Rect
+from zoo.bench.leaderboard import Row
+from zoo.bench.result import Result
+from zoo.bench.score import bounding, map_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANEL_PX = 700  # a map is reduced to about this side: a page, not an archive
+
+
+def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
+    """Dice with its interval against peak training memory; floors that use none are lines. False if nothing to draw."""
+    scored = [row for row in rows if row.dice is not None]
+    trained = [row for row in scored if row.train_mb]
+    if not trained:
+        return False
+    figure = _figure(7.5, 5.0)
+    axes = figure.add_subplot()
+    for row in scored:
+        if not row.train_mb:
+            assert row.dice is not None
+            axes.axhline(row.dice, color="0.65", linestyle="--", linewidth=1)
+            where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (-4, 3)}
+            axes.annotate(row.label, (1.0, row.dice), ha="right", fontsize=8, color="0.45", **where)
+    best = -1.0
+    for row in sorted(trained, key=lambda r: (r.train_mb or 0, -(r.dice or 0))):
+        assert row.dice is not None and row.dice_low is not None and row.dice_high is not None
+        on_front = row.dice > best
+        best = max(best, row.dice)
+        bars = [[max(row.dice - row.dice_low, 0)], [max(row.dice_high - row.dice, 0)]]
+        colour = "tab:orange" if on_front else "tab:blue"
+        axes.errorbar([row.train_mb or 1], [row.dice], yerr=bars, fmt="o", color=colour, capsize=3, markersize=7)
+        axes.annotate(row.label, (row.train_mb, row.dice), xytext=(8, 4), textcoords="offset points", fontsize=9)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"peak training memory, MB ({trained[0].memory_kind})")
+    axes.set_ylabel("Dice, with 95 % interval")
+    axes.margins(x=0.25, y=0.15)
+    axes.grid(alpha=0.25)
+    axes.set_title(f"{title}\norange: no other model is better with less memory", fontsize=10, loc="left")
+    figure.tight_layout()
+    _save(figure, path)
+    return True
+
+
+def panels(results: Sequence[Result], fragments: Mapping[str, Fragment], out: Path) -> list[Path]:
+    """One picture a test region of a fragment: centre layer, label, each configuration's map of its first seed."""
+    chosen: dict[tuple[str, str], dict[str, Result]] = {}
+    for result in results:
+        if result.status == "ok":
+            for name in result.spec.test_rects:
+                chosen.setdefault((result.spec.fold, name), {}).setdefault(result.spec.label, result)
+    written = []
+    for (fold, name), by_label in chosen.items():
+        safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"panel_{fold}_{name}")
+        path = out / f"{safe}.png"
+        _panel(fragments[name], name, by_label, out, path)
+        written.append(path)
+    return written
+
+
+def _panel(fragment: Fragment, name: str, by_label: Mapping[str, Result], out: Path, path: Path) -> None:
+    spec = next(iter(by_label.values())).spec
+    outline = bounding([Rect(*rect) for rect in spec.test_rects[name]])
+    step = max(1, round(max(outline.height, outline.width) / _PANEL_PX))
+    tiles: list[tuple[str, NDArray[Any], dict[str, Any]]] = []
+    if fragment.volume is not None:
+        z = min(max(fragment.center_layer, 0), fragment.depth - 1)
+        layer = fragment.read(*outline, z, z + 1)[0][::step, ::step]
+        low, high = np.percentile(layer, [1, 99])
+        tiles.append((f"layer {z}", layer, {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1)}))
+    if fragment.label is not None:
+        ink = (fragment.label[outline.slices] > 0)[::step, ::step].astype(float)
+        counted = (fragment.papyrus[outline.slices] & fragment.supervised[outline.slices])[::step, ::step]
+        tiles.append(("label (grey: not counted)", np.where(counted, ink, 0.5), {"cmap": "gray", "vmin": 0, "vmax": 1}))
+    for label, result in by_label.items():
+        saved = out / "runs" / result.run_id / map_name(name)
+        if saved.is_file():
+            prob = np.load(saved, mmap_mode="r", allow_pickle=False)[::step, ::step].astype(np.float32)
+            scores = result.per_fragment.get(name, result.quality)
+            title = f"{label}\nDice {scores['dice'] or 0:.3f}" + (f"  AUC {scores['auc']:.3f}" if scores["auc"] else "")
+            # Maps differ in calibration; each is shown from its own 2nd to 99.5th percentile so that shapes compare.
+            low, high = np.percentile(prob, [2, 99.5])
+            tiles.append((title, prob, {"cmap": "magma", "vmin": low, "vmax": max(high, low + 1e-3)}))
+    columns = min(4, len(tiles))
+    rows = -(-len(tiles) // columns)
+    side = 3.4
+    figure = _figure(columns * side * min(max(outline.width / outline.height, 0.5), 1.6), rows * (side + 0.5))
+    for number, (title, image, style) in enumerate(tiles):
+        axes: Axes = figure.add_subplot(rows, columns, number + 1)
+        axes.imshow(image, interpolation="nearest", **style)
+        axes.set_title(_literal(title), fontsize=9)
+        axes.set_axis_off()
+    figure.suptitle(
+        _literal(f"{name}, rows {outline.y0}–{outline.y1 - 1}, columns {outline.x0}–{outline.x1 - 1}"), fontsize=10
+    )
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _literal(text: str) -> str:
+    """Matplotlib reads $…$ as formulas; a file name may hold them."""
+    return text.replace("$", r"\$")
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png")
+    temporary.replace(path)

@@ -1,0 +1,214 @@
+"""The leaderboard of a bench: one row a configuration, as table, Markdown, CSV and JSON. From Results only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from zoo.bench.compare import Standing, standings
+from zoo.bench.result import Result, write_whole
+
+QUALITY = ("dice", "f05", "iou", "accuracy", "auc", "auc_blocks", "auc_rows", "ap", "ap_lift", "prevalence", "ece")
+
+
+@dataclass
+class Row:
+    """One configuration over all its folds and seeds; means of what is not counted together."""
+
+    label: str
+    model: str
+    status: str
+    reason: str = ""
+    rank: int | None = None
+    dice: float | None = None
+    dice_low: float | None = None
+    dice_high: float | None = None
+    to_leader: dict[str, Any] | None = None
+    above_floors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quality: dict[str, float | None] = field(default_factory=dict)
+    controls: dict[str, float | None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    parameters: int | None = None
+    train_mb: float | None = None
+    inference_mb: float | None = None
+    memory_kind: str = ""
+    step_seconds: float | None = None
+    steps: int | None = None
+    train_seconds: float | None = None
+    megapixels_per_second: float | None = None
+    runs: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def build_rows(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> list[Row]:
+    """Rows ranked by Dice; where that cannot tell them apart, by training memory, least first. Failed rows last."""
+    ranked = {standing.label: standing for standing in standings(results, out, floors=floors)}
+    by_label: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        by_label[result.spec.label].append(result)
+    rows = [_row(label, runs, ranked.get(label), floors) for label, runs in by_label.items()]
+    return sorted(rows, key=lambda r: (r.dice is None, r.rank or 0, r.train_mb or 0 if r.rank else 0, -(r.dice or 0)))
+
+
+def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequence[str]) -> Row:
+    good = [run for run in runs if run.status == "ok"]
+    bad = [run for run in runs if run.status != "ok"]
+    status = "ok" if not bad else bad[0].status if not good else f"{len(bad)} of {len(runs)} runs failed"
+    row = Row(label, runs[0].spec.model, status, bad[0].reason if bad else "", runs=len(good))
+    row.settings = {"options": runs[0].spec.options, **{k: v for k, v in runs[0].spec.train.items() if k != "seed"}}
+    if not good or standing is None:
+        return row
+    row.rank, row.dice, row.dice_low, row.dice_high = standing.group, standing.dice, standing.low, standing.high
+    row.to_leader = asdict(standing.to_leader) if standing.to_leader else None
+    row.above_floors = {floor: asdict(difference) for floor, difference in standing.above.items()}
+    row.quality = {key: _mean([run.quality.get(key) for run in good]) for key in QUALITY}
+    row.controls = {key: _mean([run.controls.get(key) for run in good]) for key in ("false_ink_on_blank", "null_high")}
+    cost: dict[str, list[Any]] = {key: [run.cost.get(key) for run in good] for key in _COSTS}
+    row.parameters, row.steps = _first(cost["parameters"]), _first(cost["steps"])
+    row.train_mb, row.inference_mb = _megabytes(cost["train_bytes"]), _megabytes(cost["inference_bytes"])
+    row.step_seconds, row.train_seconds = _mean(cost["step_seconds"], median), _mean(cost["train_seconds"])
+    row.megapixels_per_second = _mean(cost["megapixels_per_second"], median)
+    row.memory_kind = _first(cost["memory_kind"]) or ""
+    row.warnings = [] if label in floors else _warnings(row)
+    return row
+
+
+_COSTS = (
+    *("parameters", "steps", "train_bytes", "inference_bytes", "memory_kind"),
+    *("step_seconds", "train_seconds", "megapixels_per_second"),
+)
+
+
+def _warnings(row: Row) -> list[str]:
+    """Why a row is not to be believed as it stands."""
+    found = [f"not above {floor}" for floor, d in row.above_floors.items() if d["low"] <= 0]
+    auc, high = row.quality.get("auc_blocks"), row.controls.get("null_high")
+    if auc is not None and high is not None and auc <= high:
+        found.append("not above what its own map scores when shifted")
+    return found
+
+
+def _mean(values: Sequence[float | None], how: Any = fmean) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(how(known)) if known else None
+
+
+def _first(values: Sequence[Any]) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _megabytes(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) / 2**20 if known else None
+
+
+def _number(value: float | None, pattern: str = "{:.3f}") -> str:
+    return "–" if value is None else pattern.format(value)
+
+
+def _columns(row: Row) -> dict[str, str]:
+    """What a person sees of a row, in order."""
+    interval = f" [{row.dice_low:.3f}, {row.dice_high:.3f}]" if row.dice_low is not None else ""
+    remarks = [
+        *row.warnings,
+        *([f"{row.status}: {row.reason}" if row.reason else row.status] if row.status != "ok" else []),
+    ]
+    return {
+        "rank": "–" if row.rank is None else str(row.rank),
+        "model": row.label,
+        "Dice [95 %]": _number(row.dice) + interval,
+        "F0.5": _number(row.quality.get("f05")),
+        "AUC": _number(row.quality.get("auc")),
+        "AUC 16 px": _number(row.quality.get("auc_blocks")),
+        "AUC in rows": _number(row.quality.get("auc_rows")),
+        "AP": _number(row.quality.get("ap")),
+        "lift": _number(row.quality.get("ap_lift"), "{:.2f}"),
+        "params": _number(None if row.parameters is None else row.parameters / 1e6, "{:.2f} M"),
+        "train MB": _number(row.train_mb, "{:.0f}"),
+        "infer MB": _number(row.inference_mb, "{:.0f}"),
+        "s/step": _number(row.step_seconds),
+        "steps": _number(row.steps, "{:d}"),
+        "remarks": "; ".join(remarks),
+    }
+
+
+def rich_table(rows: Sequence[Row], title: str) -> Group:
+    """The leaderboard for a terminal: empty columns are left out, remarks stand below so that rows stay one line."""
+    cells = [_columns(row) for row in rows]
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    names = [name for name in _shown(cells) if name not in _PAGE_ONLY]
+    for name in names:
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*(escape(row[name]) for name in names))
+    remarks = [Text(f"{row['model']}: {row['remarks']}") for row in cells if row["remarks"]]
+    return Group(table, *remarks)
+
+
+_PAGE_ONLY = ("AUC 16 px", "lift", "steps", "remarks")  # a terminal is narrower than the page
+
+
+def _shown(cells: Sequence[dict[str, str]]) -> list[str]:
+    if not cells:
+        return []
+    return [name for name in cells[0] if name in ("rank", "model") or any(row[name] not in ("–", "") for row in cells)]
+
+
+def markdown(rows: Sequence[Row], title: str, caption: Sequence[str]) -> str:
+    """The leaderboard as a Markdown page: a table, then what is needed to read it."""
+    cells = [_columns(row) for row in rows]
+    names = _shown(cells)
+    lines = [f"# {title}", "", "| " + " | ".join(names) + " |"]
+    lines.append("|" + "|".join(":---" if name in ("model", "remarks") else "---:" for name in names) + "|")
+    lines += ["| " + " | ".join(_plain(row[name]) for name in names) + " |" for row in cells]
+    return "\n".join([*lines, "", *(f"- {line}" for line in caption), ""])
+
+
+def _plain(text: str) -> str:
+    """A cell that cannot break out of its table or start markup."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace("`", "'")
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """One line a configuration, numbers unrounded."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    plain = [name for name in Row.__dataclass_fields__ if name not in _NESTED]
+    floors = sorted({floor for row in rows for floor in row.above_floors})
+    writer.writerow([*plain, *QUALITY[1:], *(f"above_{floor}_{end}" for floor in floors for end in ("low", "high"))])
+    for row in rows:
+        differences = [row.above_floors.get(floor, {}).get(end) for floor in floors for end in ("low", "high")]
+        writer.writerow([*(getattr(row, n) for n in plain), *(row.quality.get(k) for k in QUALITY[1:]), *differences])
+    return stream.getvalue()
+
+
+_NESTED = ("to_leader", "above_floors", "quality", "controls", "warnings", "settings")
+
+
+def write_leaderboard(
+    rows: Sequence[Row], out: Path, *, title: str, caption: Sequence[str], meta: dict[str, Any]
+) -> None:
+    """leaderboard.md, .csv and .json in `out`, each whole or not there."""
+    write_whole(out / "leaderboard.md", markdown(rows, title, caption))
+    write_whole(out / "leaderboard.csv", csv_text(rows))
+    content = {
+        "schema_version": 1,
+        "title": title,
+        "caption": list(caption),
+        **meta,
+        "rows": [asdict(row) for row in rows],
+    }
+    write_whole(out / "leaderboard.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")

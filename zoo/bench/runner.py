@@ -1,0 +1,97 @@
+"""Runs the plan: each stage in a fresh process, finished runs skipped, a failing run recorded and passed over."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from zoo.bench.plan import RunSpec
+from zoo.bench.result import RESULT_FILE, Result, load_result, write_whole
+from zoo.bench.worker import INTERRUPTED, SPEC_FILE, TRAINED_FILE
+
+LEDGER = "scored.jsonl"
+
+
+def run_all(specs: list[RunSpec], out: Path, console: Console) -> list[Result]:
+    """Run what is not finished yet; the results of all, in the plan's order. Ctrl-C raises KeyboardInterrupt."""
+    results: list[Result] = []
+    for number, spec in enumerate(specs, 1):
+        folder = out / "runs" / spec.run_id
+        head = f"[bold]{number}/{len(specs)}[/] {escape(spec.label)}  fold {escape(spec.fold)}  seed {spec.seed}"
+        done = finished(folder)
+        if done is not None:
+            console.print(f"{head}  [dim]finished before, kept[/]")
+        else:
+            console.print(head)
+            done = _run(spec, folder)
+            if done.status == "ok":
+                done.times_scored = _count_scoring(spec, out)
+                done.save(folder)
+                auc = done.quality.get("auc")
+                console.print(f"    Dice {done.quality['dice']:.3f}" + (f"  AUC {auc:.3f}" if auc is not None else ""))
+            else:
+                console.print(f"    [red]{done.status.replace('_', ' ')}[/]: {escape(done.reason)}")
+        results.append(done)
+    return results
+
+
+def finished(folder: Path) -> Result | None:
+    """The result in a run's folder if that run succeeded; None where it must be run."""
+    path = folder / RESULT_FILE
+    if not path.is_file():
+        return None
+    result = load_result(path)
+    return result if result.status == "ok" else None
+
+
+def _run(spec: RunSpec, folder: Path) -> Result:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT_FILE).unlink(missing_ok=True)
+    write_whole(folder / SPEC_FILE, spec.model_dump_json(indent=1))
+    trained = spec.floor or (folder / TRAINED_FILE).is_file()  # a run whose scoring failed keeps its checkpoint
+    for stage in ["score"] if trained else ["train", "score"]:
+        code = _child([sys.executable, "-m", "zoo.bench.worker", stage, str(folder)])
+        if code in (INTERRUPTED, -signal.SIGINT):
+            raise KeyboardInterrupt
+        if code and not (folder / RESULT_FILE).is_file():
+            return _killed(spec, folder, stage, code)
+        if code:
+            break
+    return load_result(folder / RESULT_FILE)
+
+
+def _child(command: list[str]) -> int:
+    """Run to the end. A Ctrl-C reaches the child too (same terminal): wait for it to save, then hand it on."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
+def _killed(spec: RunSpec, folder: Path, stage: str, code: int) -> Result:
+    """A Result for a process that left no word."""
+    if code == -signal.SIGKILL:
+        reason = f"{stage}: killed by the system, most likely out of memory; use a smaller --tile or --batch-size"
+    else:
+        reason = f"{stage}: ended with status {code} and no word"
+    status = "out_of_memory" if code == -signal.SIGKILL else "failed"
+    result = Result(run_id=spec.run_id, status=status, reason=reason, spec=spec)
+    result.save(folder)
+    return result
+
+
+def _count_scoring(spec: RunSpec, out: Path) -> int:
+    """How often this configuration (all but the seed) has now been scored on this test region, from the ledger."""
+    key = spec.model_copy(update={"seed": 0, "train": {k: v for k, v in spec.train.items() if k != "seed"}}).digest
+    with (out / LEDGER).open("a+", encoding="utf-8") as ledger:
+        ledger.write(json.dumps({"configuration": key, "label": spec.label, "seed": spec.seed}) + "\n")
+        ledger.seek(0)
+        return sum(json.loads(line)["configuration"] == key for line in ledger)

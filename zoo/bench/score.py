@@ -1,0 +1,184 @@
+"""From predicted maps to numbers: threshold on the calibration region, everything else on the test region."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_recipes.fragment import Fragment
+from data_recipes.regions import Rect
+from data_recipes.split import Fold
+from zoo import metrics
+from zoo.bench.floors import FloatMap, Predict
+from zoo.significance import LETTER_PITCH, letter_blocks, torus_null
+
+BLOCK_FILE = "blocks.npz"
+AUC_BLOCK = 16  # px; labels of real ink are misplaced by about as much, so finer agreement is not to be had
+_BAND = 2048  # rows predicted at once, so that memory does not grow with the fragment_LARGEST_NULL = 2**26  # px, of a map that is held in memory at once to be shifted
+
+Quality = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What scoring found. `quality` over all test pixels, `per_fragment` for each fragment alone."""
+
+    threshold: float
+    quality: Quality
+    per_fragment: dict[str, Quality]
+    controls: dict[str, Any]
+
+
+def score(
+    predict: Predict,
+    fragments: Mapping[str, Fragment],
+    fold: Fold,
+    *,
+    folder: Path,
+    letter_px: int,
+    fixed: bool = False,
+) -> Outcome:
+    """Score a predictor on a fold and leave its maps (map_FRAGMENT.npy) and block counts in `folder`.
+
+    The threshold maximises Dice on the calibration region: training-side pixels at their natural prevalence that the
+    model was not fitted to. `fixed` takes .5 instead, for a predictor with one value.
+    """
+    calibration = metrics.InkHistogram()
+    for name, rects in fold.calibration.items():
+        for rect in rects:
+            for band in _bands(rect):
+                calibration.add(_predict(predict, fragments[name], band), *_truth(fragments[name], band))
+    threshold = 0.5 if fixed else calibration.best_threshold()
+
+    total = metrics.InkHistogram()
+    per_fragment: dict[str, Quality] = {}
+    regions: list[_Region] = []
+    for name, rects in fold.test.items():
+        own, found = metrics.InkHistogram(), []
+        outline = bounding(rects)
+        saved = np.lib.format.open_memmap(
+            folder / map_name(name), mode="w+", dtype=np.float16, shape=(outline.height, outline.width)
+        )
+        for rect in rects:
+            for band in _bands(rect):
+                prob, (label, mask) = _predict(predict, fragments[name], band), _truth(fragments[name], band)
+                own.add(prob, label, mask)
+                found.append(_region(prob, label, mask, threshold, letter_px, band))
+                saved[Rect(*band).shift(-outline.y0, -outline.x0).slices] = prob
+        saved.flush()
+        per_fragment[name] = {
+            **_quality(own, found, threshold),
+            "null_high": _null(saved, fragments[name], rects, outline),
+        }
+        total = total + own
+        regions += found
+    np.savez_compressed(folder / BLOCK_FILE, counts=np.concatenate([region.counts for region in regions]))
+    quality = _quality(total, regions, threshold)
+    blank = sum(region.blank_px for region in regions)
+    nulls = [scores["null_high"] for scores in per_fragment.values() if scores["null_high"] is not None]
+    controls = {
+        "null_high": max(nulls) if nulls else None,
+        "false_ink_on_blank": sum(region.false_px for region in regions) / blank if blank else None,
+        "blank_px": blank,
+        "calibration_px": calibration.pixels,
+        "calibration_dice": _number(calibration.dice(threshold)),
+    }
+    return Outcome(threshold, quality, per_fragment, controls)
+
+
+@dataclass(frozen=True)
+class _Region:
+    """What is kept of one scored band: counts a letter-sized block, and its 16-px blocks."""
+
+    counts: NDArray[np.int64]  # (blocks, 3): true positives, false positives, false negatives
+    blocks: metrics.BlockScores
+    blank_px: int
+    false_px: int
+
+
+def _region(
+    prob: FloatMap, label: NDArray[Any], mask: NDArray[np.bool_], threshold: float, letter_px: int, rect: Rect
+) -> _Region:
+    place = {"y0": rect.y0, "x0": rect.x0}
+    counts = letter_blocks(prob, label, mask, threshold, block=letter_px, **place)
+    pixels = metrics.block_sum(mask, letter_px, **place)
+    blank = counts[:, 0] + counts[:, 2] == 0
+    return _Region(
+        counts,
+        metrics.block_scores(prob, label, mask, block=AUC_BLOCK, **place),
+        blank_px=int(pixels[pixels > 0][blank].sum()),
+        false_px=int(counts[blank, 1].sum()),
+    )
+
+
+def _quality(histogram: metrics.InkHistogram, regions: list[_Region], threshold: float) -> Quality:
+    scores = np.concatenate([region.blocks.score for region in regions])
+    truth = np.concatenate([region.blocks.ink for region in regions])
+    # A row of one fragment is not a row of another, though both have the same number.
+    rows = np.concatenate([region.blocks.row + index * 10**7 for index, region in enumerate(regions)])
+    values = {
+        "dice": histogram.dice(threshold),
+        "f05": histogram.fbeta(threshold, 0.5),
+        "iou": histogram.iou(threshold),
+        "accuracy": histogram.accuracy(threshold),
+        "auc": histogram.auc(),
+        "auc_blocks": metrics.auc(scores, truth),
+        "auc_rows": metrics.auc_within_rows(scores, truth, rows),
+        "ap": histogram.ap(),
+        "ap_lift": histogram.lift(),
+        "prevalence": histogram.prevalence(),
+        "ece": histogram.calibration_error(),
+    }
+    return {key: _number(value) for key, value in values.items()}
+
+
+def _null(saved: NDArray[np.float16], fragment: Fragment, rects: Sequence[Rect], outline: Rect) -> float | None:
+    """97.5th percentile of the 16-px block AUC that the largest rectangle's map has when shifted around the torus.
+
+    None where the region is too small to shift by a letter, and where it is too large to hold in memory.
+    """
+    rect = max(rects, key=lambda r: r.area)
+    if rect.area > _LARGEST_NULL or max(rect.height, rect.width) < 2 * LETTER_PITCH:
+        return None
+    prob = saved[rect.shift(-outline.y0, -outline.x0).slices].astype(np.float32)
+    scores = torus_null(prob, *_truth(fragment, rect))
+    return _number(float(np.nanquantile(scores, 0.975))) if np.isfinite(scores).any() else None
+
+
+def _predict(predict: Predict, fragment: Fragment, rect: Rect) -> FloatMap:
+    # Blending weights sum to one up to rounding, so a map may leave [0, 1] by one part in 10⁷.
+    return np.clip(predict(fragment, rect), 0.0, 1.0)
+
+
+def _truth(fragment: Fragment, rect: Rect) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    if fragment.label is None:
+        raise ValueError(f"{fragment.name}: has no ink label, so nothing can be scored on it")
+    return fragment.label[rect.slices], fragment.papyrus[rect.slices] & fragment.supervised[rect.slices]
+
+
+def _bands(rect: Rect) -> Iterator[Rect]:
+    """Bands whose inner borders are those of the fragment's blocks, so that no block is cut in two."""
+    edges = [rect.y0, *range((rect.y0 // _BAND + 1) * _BAND, rect.y1, _BAND), rect.y1]
+    return (Rect(top, bottom, rect.x0, rect.x1) for top, bottom in pairwise(edges))
+
+
+def bounding(rects: Sequence[Rect]) -> Rect:
+    """The smallest rectangle that holds all of them."""
+    y0, y1, x0, x1 = zip(*rects, strict=True)
+    return Rect(min(y0), max(y1), min(x0), max(x1))
+
+
+def map_name(fragment: str) -> str:
+    """File name of a fragment's map in a run's folder: float16 (H, W) of its test region's bounding rectangle."""
+    return f"map_{''.join(c if c.isalnum() or c in '-_.' else '-' for c in fragment)}.npy"
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: what cannot be computed is null."""
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,124 @@
+"""A suite says what a benchmark compares: data, split, recipe, budget and models. YAML in `configs/suites/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from zoo.configs import config_path
+
+RectSpec = tuple[int, int, int, int]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitSpec(_Strict):
+    """Which pixels are held out.
+
+    `auto` leaves one fragment out where there are several and takes blocks of it where there is one; `fragments` names
+    those for training and those for testing; `rects` names rectangles [y0, y1, x0, x1] of each fragment.
+    """
+
+    kind: Literal["auto", "leave_one_out", "blocks", "fragments", "rects"] = "auto"
+    parts: int = Field(default=2, ge=2, description="blocks: into how many, each held out in turn")
+    axis: Literal["auto", "rows", "columns"] = "auto"
+    train: list[str] | dict[str, list[RectSpec]] = []
+    test: list[str] | dict[str, list[RectSpec]] = []
+    buffer: int | None = Field(
+        default=None, ge=0, description="px between training and held-out pixels; never below the tile"
+    )
+    calibration_parts: int = Field(
+        default=6, ge=2, description="one strip in so many of the training region sets the threshold"
+    )
+
+    @model_validator(mode="after")
+    def _names_what_it_needs(self) -> SplitSpec:
+        wanted = {"fragments": list, "rects": dict}.get(self.kind)
+        if wanted and not (
+            self.train and self.test and isinstance(self.train, wanted) and isinstance(self.test, wanted)
+        ):
+            shape = "a list of fragment names" if wanted is list else "rectangles by fragment name"
+            raise ValueError(f"split kind {self.kind} needs train and test, each {shape}")
+        return self
+
+
+class ModelEntry(_Strict):
+    """One row of a benchmark: a model with its options, its input, and what of the training differs for it."""
+
+    name: str = Field(description="registered name, family, or module:builder")
+    label: str = Field(default="", description="how the leaderboard calls it; the name when empty")
+    options: dict[str, Any] = {}
+    input: Literal["full", "zmean", "zshuffle"] = "full"
+    train: dict[str, Any] = Field(
+        default={}, description="training settings that differ for this row; the leaderboard states them"
+    )
+
+
+class Suite(_Strict):
+    """Everything that the rows of one leaderboard share."""
+
+    name: str
+    about: str = Field(description="what it shows, how long it takes, and the score to expect")
+    data: list[str] = Field(default=[], description="paths or phantom:INK:SEED; empty: given with --data")
+    split: SplitSpec = SplitSpec()
+    models: list[ModelEntry]
+    floors: list[str] = ["allink", "layout", "zmean"]
+    folds: list[int] = Field(default=[], description="which folds of the split; empty: all")
+    seeds: list[int] = [0]
+    recipe: str = "edges_buckets_void"
+    samples: int | None = Field(default=4000, description="tiles in the training table; none: the recipe's own quotas")
+    tile: int = 96
+    depth: int = 16
+    offset: int = 0
+    clip: tuple[float, float] = (0.0, 255.0)
+    divisor: float = 255.0
+    train: dict[str, Any] = Field(default={}, description="training settings of every row (zoo/train/config.py)")
+    overlap: float = Field(
+        default=0.5, ge=0, lt=1, description="of neighbouring tiles at prediction, as a share of the tile"
+    )
+    letter_px: int = Field(
+        default=128, ge=16, description="side of the blocks that are resampled; at least a letter's pitch"
+    )
+
+    @property
+    def buffer(self) -> int:
+        """px between training and held-out pixels: the suite's, and at least a tile."""
+        return max(self.split.buffer or 0, self.tile)
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by its name in `configs/suites/` or by the path of a YAML file.
+
+    Raises:
+        ValueError: unknown name (with the nearest), unknown or missing key, wrong type; the message names the key.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else config_path("suites", name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
+    try:
+        return Suite(**{"name": path.stem, **content})
+    except ValidationError as error:
+        raise ValueError(f"{path}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error as one line: each key with what is wrong with it."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].lower()}" for e in error.errors())
+
+
+def family_settings(family: str) -> dict[str, Any]:
+    """Training settings of a model family from `configs/train/FAMILY.yaml`; empty where it has none."""
+    try:
+        path = config_path("train", family)
+    except (ValueError, FileNotFoundError):
+        return {}
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
