@@ -49,6 +49,15 @@ def one(name: str, logits: Tensor, label: Tensor, mask: Tensor, **options) -> Te
     return make_loss(name, **options)(Heads([logits]), label, mask)[0]
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Maps this small are slower on several threads, much slower when the cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 # --- the same values as the libraries -------------------------------------------------------------------------------
 
 
