@@ -1,0 +1,185 @@
+"""What a Fragment promises whatever its format: reading beyond its edges, pickling, settings, bounded descriptors."""
+
+from __future__ import annotations
+
+import pickle
+import resource
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from data_recipes.formats import arrays
+from data_recipes.fragment import Fragment, open_fragment, open_fragments
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+DATA = np.arange(6 * 20 * 30, dtype=np.uint16).reshape(6, 20, 30)
+
+
+@pytest.fixture
+def segment(tmp_path) -> Path:
+    (tmp_path / "seg" / "layers").mkdir(parents=True)
+    for z, layer in enumerate(DATA):
+        tifffile.imwrite(tmp_path / "seg" / "layers" / f"{z:02}.tif", layer)
+    label = np.zeros((20, 30), np.uint8)
+    label[5:9, 5:9], label[10:15, 2:9] = 128, 255
+    Image.fromarray(label).save(tmp_path / "seg" / "seg_inklabels.png")
+    return tmp_path / "seg"
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(-4, 6, -3, 8, 1, 3), (15, 26, 25, 40, 0, 6), (-50, -40, 0, 5, 2, 3), (0, 4, 90, 99, 2, 3), (0, 20, 0, 30, 0, 6)],
+)
+def test_pixels_outside_are_replicated_from_the_edge(segment, box):
+    y0, y1, x0, x1, z0, z1 = box
+    ys, xs = np.clip(np.arange(y0, y1), 0, 19), np.clip(np.arange(x0, x1), 0, 29)
+    got = open_fragment(segment).read(*box)
+    np.testing.assert_array_equal(got, DATA[z0:z1][:, ys][:, :, xs])
+
+
+@pytest.mark.parametrize(("z0", "z1"), [(-3, 2), (4, 9), (-2, 9), (8, 11), (-9, -4)])
+def test_layers_outside_are_replicated_with_one_warning(segment, z0, z1):
+    fragment = open_fragment(segment)
+    with pytest.warns(UserWarning, match="outermost layer is repeated"):
+        got = fragment.read(2, 9, 3, 9, z0, z1)
+    np.testing.assert_array_equal(got, DATA[np.clip(np.arange(z0, z1), 0, 5)][:, 2:9, 3:9])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fragment.read(2, 9, 3, 9, z0, z1)
+
+
+def test_empty_box_is_refused(segment):
+    with pytest.raises(ValueError, match="empty box"):
+        open_fragment(segment).read(4, 4, 0, 5, 0, 1)
+
+
+def test_pickle_carries_the_path_and_the_name_alone(segment):
+    fragment = open_fragment(segment, name="other")
+    sent = pickle.dumps(fragment)
+    assert len(sent) < 1000
+    back = pickle.loads(sent)
+    assert isinstance(back, Fragment)
+    assert back.name == "other"
+    np.testing.assert_array_equal(back.read(0, 20, 0, 30, 0, 6), DATA)
+
+
+def test_what_is_unknown_is_announced(segment):
+    fragment = open_fragment(segment)
+    assert fragment.unknown == ("voxel_um", "direction", "center_layer")
+    assert (fragment.direction, fragment.center_layer) == ("forward", 3)
+    for word in ("voxel size", "direction", "centre layer", "papyrus mask", "supervision mask"):
+        assert any(word in note for note in fragment.notes), word
+    assert fragment.papyrus[...].all()
+    assert fragment.supervised[2:4, 7].all()
+
+
+def test_fragment_yaml_states_what_files_cannot(segment):
+    (segment / "fragment.yaml").write_text("voxel_um: 7.91\ndirection: reverse\ncenter_layer: 2\nname: scroll\n")
+    fragment = open_fragment(segment)
+    assert (fragment.voxel_um, fragment.direction, fragment.center_layer) == (7.91, "reverse", 2)
+    assert fragment.name == "scroll"
+    assert fragment.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("voxel: 7.91", r"unknown key voxel \(known: name, voxel_um"),
+        ("voxel_um: -1", "voxel_um: .*greater than 0"),
+        ("direction: backwards", "direction: .*forward.*reverse"),
+        ("center_layer: 6", "center_layer 6 is stated, the volume has layers 0 to 5"),
+        ("- a list", "expected lines of `key: value`"),
+        ("a: [", "not readable as YAML"),
+    ],
+)
+def test_mistakes_in_fragment_yaml_are_named(segment, text, message):
+    (segment / "fragment.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        open_fragment(segment)
+
+
+def test_label_values_give_classes(segment):
+    assert set(np.unique(open_fragment(segment).label[...])) == {0, 1}
+    (segment / "fragment.yaml").write_text("label_values: {0: 0, 128: 2, 255: 1}")
+    label = open_fragment(segment).label
+    assert label.dtype == np.uint8
+    assert (label[6, 6], label[11, 4], label[0, 0]) == (2, 1, 0)
+    (segment / "fragment.yaml").write_text("label_values: {0: 0, 255: 1}")
+    with pytest.raises(ValueError, match=r"holds values \[128\]"):
+        open_fragment(segment).label[...]
+
+
+def test_no_such_path_names_the_nearest(segment):
+    with pytest.raises(FileNotFoundError, match=r"no such path; nearest there: seg"):
+        open_fragment(segment.parent / "segg")
+
+
+def test_empty_folder_and_folder_of_something_else(tmp_path):
+    with pytest.raises(ValueError, match="empty folder; expected surface_volume/ or layers/"):
+        open_fragment(tmp_path)
+    (tmp_path / "letter.txt").write_text("")
+    with pytest.raises(ValueError, match="no fragment was recognised"):
+        open_fragment(tmp_path)
+    (tmp_path / "layers").mkdir()
+    with pytest.raises(ValueError, match="no layers; expected numbered images"):
+        open_fragment(tmp_path)
+    with pytest.raises(ValueError, match="no fragment; expected a TIFF"):
+        open_fragment(tmp_path / "letter.txt")
+
+
+def test_two_fragments_of_one_name_are_refused(segment):
+    with pytest.raises(ValueError, match="two fragments are named seg"):
+        open_fragments([segment, segment])
+    with pytest.raises(ValueError, match="no fragment was named"):
+        open_fragments([])
+
+
+def test_open_files_stay_few_however_many_layers_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "_open_maps", arrays._OpenMaps())
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))
+    (tmp_path / "seg" / "layers").mkdir(parents=True)
+    for z in range(80):
+        tifffile.imwrite(tmp_path / "seg" / "layers" / f"{z}.tif", np.full((4, 4), z, np.uint8))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    fragment = open_fragment(tmp_path / "seg")
+    for _ in range(2):
+        assert (fragment.read(0, 4, 0, 4, 0, 80)[:, 0, 0] == np.arange(80)).all()
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 20
+
+
+def test_slices_follow_numpy_and_are_own_copies(segment):
+    volume = open_fragment(segment).volume
+    np.testing.assert_array_equal(np.asarray(volume), DATA)
+    assert volume[2:2].shape == (0, 20, 30)
+    assert volume[:, 50:60, :].shape == (6, 0, 30)
+    got = volume[1]
+    got[...] = 0
+    np.testing.assert_array_equal(volume[1], DATA[1])
+    with pytest.raises(IndexError, match="outside axis 0 of size 6"):
+        volume[6]
+    with pytest.raises(IndexError, match="negative step"):
+        volume[::-1]
+
+
+@pytest.mark.skipif(not (REAL / "scroll1_tile").is_dir(), reason="the real tile is not on this machine")
+def test_real_scroll_tile_opens_as_its_readme_says():
+    fragment = open_fragment(REAL / "scroll1_tile")
+    assert fragment.volume is not None
+    assert fragment.volume.shape == (13, 2000, 2000)
+    assert fragment.volume.dtype == np.uint8
+    assert fragment.label is not None
+    assert fragment.label[...].mean() == pytest.approx(0.249, abs=0.001)
+    assert fragment.papyrus[...].all()
+    first = tifffile.imread(REAL / "scroll1_tile" / "layers" / "04.tif")
+    np.testing.assert_array_equal(fragment.read(100, 300, 900, 1100, 4, 5)[0], first[100:300, 900:1100])
+
+
+@pytest.mark.skipif(not (REAL / "kaggle_labels").is_dir(), reason="the Kaggle labels are not on this machine")
+def test_real_kaggle_labels_open_without_layers():
+    fragments = open_fragments([REAL / "kaggle_labels"])
+    assert {n: f.shape for n, f in fragments.items()} == {"1": (8181, 6330), "2": (14830, 9506), "3": (7606, 5249)}
+    assert all(f.volume is None and f.voxel_um == 3.24 for f in fragments.values())
