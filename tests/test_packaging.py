@@ -109,8 +109,8 @@ def test_the_bench_answers_from_any_folder(installed: Path, tmp_path: Path, opti
 @pytest.mark.timeout(900)
 def test_the_bench_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
     _run(
-        *(installed, "-m", "zoo.bench", "--models", "depthcnn", "--steps", "2", "--seeds", "0"),
-        *("--device", "cpu", "--out", tmp_path / "out"),
+        *(installed, "-m", "zoo.bench", "--models", "depthcnn", "--data", "phantom:dipole:1:512", "--folds", "0"),
+        *("--steps", "2", "--batch-size", "4", "--samples", "64", "--tile", "64", "--device", "cpu", "--out", "out"),
         cwd=tmp_path,
         timeout=850,
     )
