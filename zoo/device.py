@@ -1,0 +1,43 @@
+"""Which device and which arithmetic a command uses, said in words that can be printed and recorded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto` is the first GPU where there is one, else the CPU; `cpu`, `cuda` and `cuda:N` are taken as they are.
+
+    Raises:
+        ValueError: the device is unknown or not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is unknown; give auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is not supported; give auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ValueError(f"device {name!r} is not there: {count} GPUs are visible; use --device cpu or auto")
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """`auto` is bf16 where the device computes it natively, else fp32; anything else stays as asked."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities()
+        native = bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))  # the last is ARM's name
+    return "bf16" if native else "fp32"

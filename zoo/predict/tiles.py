@@ -1,0 +1,210 @@
+"""From a fragment to an ink map: overlapping tiles on one grid, blended with weights that sum to one everywhere.
+
+The grid belongs to the fragment, not to what is asked for: tiles start at multiples of the stride from its origin, the
+last of each row and column is pushed back inside. Whoever predicts a part computes every tile that touches it and adds
+them in grid order, so how the work is cut cannot change a bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_recipes.regions import Rect, whole
+from data_recipes.tiles import InputContract
+from zoo.degrade import Degrade
+from zoo.degrade import degrade as degraded
+from zoo.device import Precision, resolve_precision
+from zoo.memory import one_memory_error
+from zoo.models.base import InkModel
+
+if TYPE_CHECKING:
+    from data_recipes.fragment import Fragment
+
+Blend = Literal["hann", "gaussian"]
+
+_GAUSSIAN_SIGMA = 0.125  # of the tile's side
+_LEAST_WEIGHT = 1e-3  # of the highest: where only a tile's rim covers a pixel, the sum stays far from 0
+
+
+class Corner(NamedTuple):
+    """Top-left pixel of a tile."""
+
+    y: int
+    x: int
+
+
+def predict_region(
+    model: InkModel,
+    fragment: Fragment,
+    rect: Rect | None,
+    contract: InputContract,
+    *,
+    tile: int | None = None,
+    overlap: float = 0.5,
+    batch_size: int = 8,
+    device: torch.device | str = "cpu",
+    precision: Precision = "auto",
+    blend: Blend = "hann",
+    degrade: Degrade | None = None,
+    out: NDArray[np.float32] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Ink probability of every pixel of `rect` (None: the whole fragment), float32 (height, width).
+
+    With several classes it is one minus the background's probability. Tiles without papyrus are not computed and count
+    as probability 0, so far outside the papyrus the map is 0. Pixels around `rect` are read as context.
+
+    Args:
+        tile: side of a tile in px; the contract's by default.
+        overlap: share of a tile that the next one covers again, 0 to .9.
+        batch_size: tiles computed at once; every batch is filled up to it, so that it shapes neither result nor peak.
+        precision: "auto" is bf16 where the device computes it natively.
+        degrade: as in training (`TrainConfig.degrade`).
+        out: an array or memory map of the rectangle's shape to write into; memory then does not grow with the region.
+        on_progress: called with (tiles done, tiles in all).
+
+    Raises:
+        ValueError: a rectangle outside the fragment, a fragment that does not keep the contract, a tile or depth the
+            model cannot take.
+        zoo.memory.OutOfMemoryError: with what to change.
+    """
+    rect = _inside(rect, fragment)
+    contract.check(fragment)
+    side, device = tile or contract.tile, torch.device(device)
+    rows = Axis.of(fragment.shape[0], side, overlap, blend)
+    columns = Axis.of(fragment.shape[1], side, overlap, blend)
+    if out is None:
+        out = np.zeros((rect.height, rect.width), np.float32)
+    elif out.shape != (rect.height, rect.width) or out.dtype != np.float32:
+        raise ValueError(f"out is {out.dtype} {out.shape}, expected float32 {(rect.height, rect.width)}")
+    else:
+        out[:] = 0.0
+
+    corners = [
+        Corner(y, x)
+        for y in rows.touching(rect.y0, rect.y1)
+        for x in columns.touching(rect.x0, rect.x1)
+        if fragment.papyrus[y : y + side, x : x + side].any()
+    ]
+    bf16 = resolve_precision(precision, device) == "bf16"
+    was_training = model.training
+    model.to(device).eval()
+    advice = "use a smaller batch or tile, or bf16"
+    try:
+        with one_memory_error(f"predicting with {model.card.name}", advice), torch.inference_mode():
+            for first in range(0, len(corners), batch_size):
+                batch = corners[first : first + batch_size]
+                stack = torch.from_numpy(_read(fragment, contract, batch, side, batch_size)).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    logits = model(degraded(stack, degrade))
+                maps = ink_probability(logits.float()).cpu().numpy()
+                for corner, values in zip(batch, maps, strict=False):
+                    _add(out, rect, corner, values, rows, columns)
+                if on_progress is not None:
+                    on_progress(first + len(batch), len(corners))
+    finally:
+        model.train(was_training)
+    return out
+
+
+def ink_probability(logits: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W): the sigmoid of one class, one minus the background's softmax of several."""
+    if logits.shape[1] == 1:
+        return logits[:, 0].sigmoid()
+    return 1 - logits.softmax(dim=1)[:, 0]
+
+
+class Axis:
+    """Tiles along one axis of a fragment, and each one's blending weights, which sum to one at every pixel."""
+
+    def __init__(self, length: int, side: int, origins: list[int], window: NDArray[np.float64]):
+        self.length, self.side, self.origins = length, side, origins
+        total = np.zeros(max(length, side))
+        for origin in origins:
+            total[origin : origin + side] += window
+        self._window, self._total = window, total
+
+    @classmethod
+    def of(cls, length: int, side: int, overlap: float, blend: Blend) -> Axis:
+        """Raises ValueError for an overlap outside 0 to .9, a side below 1 or an unknown blending."""
+        if not 0 <= overlap <= 0.9:
+            raise ValueError(f"overlap {overlap} is not possible; give a share of the tile from 0 to 0.9")
+        if side < 1:
+            raise ValueError(f"tile {side} px is not possible; give 1 px or more")
+        stride = max(1, round(side * (1 - overlap)))
+        last = max(length - side, 0)
+        return cls(length, side, [*range(0, last, stride), last], blend_window(side, blend))
+
+    def touching(self, start: int, stop: int) -> list[int]:
+        """Origins of the tiles that cover any pixel of start … stop-1, in grid order."""
+        return [origin for origin in self.origins if origin < stop and origin + self.side > start]
+
+    def weights(self, origin: int) -> NDArray[np.float32]:
+        """(side,) of the tile that starts at `origin`."""
+        return (self._window / self._total[origin : origin + self.side]).astype(np.float32)
+
+
+def blend_window(side: int, blend: Blend) -> NDArray[np.float64]:
+    """(side,) weights before they are normalised, symmetric and above 0: a Hann window or a Gaussian."""
+    place = (np.arange(side) + 0.5) / side
+    if blend == "hann":
+        return np.maximum(np.sin(math.pi * place) ** 2, _LEAST_WEIGHT)
+    if blend == "gaussian":
+        return np.maximum(np.exp(-0.5 * ((place - 0.5) / _GAUSSIAN_SIGMA) ** 2), _LEAST_WEIGHT)
+    raise ValueError(f"blending {blend!r} is unknown; allowed: hann, gaussian")
+
+
+def _inside(rect: Rect | None, fragment: Fragment) -> Rect:
+    everything = whole(fragment.shape)
+    if rect is None:
+        return everything
+    rect = Rect(*rect)
+    if rect.intersect(everything) != rect:
+        height, width = fragment.shape
+        raise ValueError(f"{fragment.name}: rectangle {tuple(rect)} is empty or leaves its {height}×{width} px")
+    return rect
+
+
+def _read(
+    fragment: Fragment, contract: InputContract, corners: list[Corner], side: int, batch_size: int
+) -> NDArray[np.float32]:
+    """(batch_size, 1, D, side, side) model input; neighbours in a row are read as one block, the rest stays 0."""
+    stack = np.zeros((batch_size, 1, contract.depth, side, side), np.float32)
+    at = 0
+    for y, row in groupby(corners, key=lambda corner: corner.y):
+        for x0, x1, xs in _runs([corner.x for corner in row], side):
+            block = contract.normalise(contract.read(fragment, y, x0, side, x1 - x0))
+            for x in xs:
+                stack[at, 0] = block[:, :, x - x0 : x - x0 + side]
+                at += 1
+    return stack
+
+
+def _runs(xs: list[int], side: int) -> Iterator[tuple[int, int, list[int]]]:
+    """(first, last-plus-one pixel, origins) of each run of tiles that overlap or touch."""
+    run = [xs[0]]
+    for x in xs[1:]:
+        if x > run[-1] + side:
+            yield run[0], run[-1] + side, run
+            run = []
+        run.append(x)
+    yield run[0], run[-1] + side, run
+
+
+def _add(
+    out: NDArray[np.float32], rect: Rect, corner: Corner, values: NDArray[np.float32], rows: Axis, columns: Axis
+) -> None:
+    side = rows.side
+    cut = Rect(corner.y, corner.y + side, corner.x, corner.x + side).intersect(rect)
+    assert cut is not None
+    ys, xs = slice(cut.y0 - corner.y, cut.y1 - corner.y), slice(cut.x0 - corner.x, cut.x1 - corner.x)
+    weight = rows.weights(corner.y)[ys, None] * columns.weights(corner.x)[None, xs]
+    out[cut.y0 - rect.y0 : cut.y1 - rect.y0, cut.x0 - rect.x0 : cut.x1 - rect.x0] += values[ys, xs] * weight

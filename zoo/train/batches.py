@@ -1,0 +1,68 @@
+"""Which tiles a step sees: a pure function of (seed, step), so that a run can be repeated and picked up anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from data_recipes.tiles import TileDataset
+
+_MOST_WORKERS = 6  # more than this wait for the disk, and each holds its batches in memory
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed for everything random in one step, unlike that of any other step or run."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Batches(Sampler[list[int]]):
+    """Endless batches of row numbers: one permutation of all rows after another, cut into batches that may span two.
+
+    Position p of the stream is row p mod `rows` of permutation p div `rows`; batch k starts at position k · batch_size.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int, first: int = 0):
+        self.rows, self.batch_size, self.seed, self.first = rows, batch_size, seed, first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, order = -1, np.empty(0, np.int64)
+        position = self.first * self.batch_size
+        while True:
+            batch = []
+            while len(batch) < self.batch_size:
+                if position // self.rows != epoch:
+                    epoch = position // self.rows
+                    order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+                batch.append(int(order[position % self.rows]))
+                position += 1
+            yield batch
+
+
+def make_loader(
+    dataset: TileDataset, batch_size: int, seed: int, device: torch.device, workers: int | None = None, first: int = 0
+) -> DataLoader[dict[str, Any]]:
+    """The endless loader, from batch `first` on. Workers open the fragments themselves; none on one or two cores."""
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = 0 if cores <= 2 else min(_MOST_WORKERS, cores - 1)
+    return DataLoader(
+        dataset,  # pyright: ignore[reportArgumentType] - map-style by its methods, without torch's base class
+        batch_sampler=Batches(len(dataset), batch_size, seed, first),
+        num_workers=workers,
+        multiprocessing_context="forkserver" if workers else None,
+        prefetch_factor=2 if workers else None,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(seed),  # or it would draw from the global one
+    )
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        key: value.to(device, non_blocking=True) if key != "index" and isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
