@@ -34,8 +34,8 @@ LOSSES = (*PIXEL_LOSSES, *REGION_LOSSES, "ms_ssim")
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _C1, _C2 = 0.01**2, 0.03**2
 _WINDOW, _SIGMA = 11, 1.5
-# A power below one has no finite slope at zero, where pytorch_msssim's relu leads whenever a prediction runs against
-# its label; and one scale at zero would silence the others.
+# pytorch_msssim cuts each scale at 0, which silences all the others of that sample whenever a prediction runs against
+# its label at one scale, and lets the slope of a power below one grow without bound just above.
 _LEAST_SIMILARITY = 1e-4
 
 
@@ -244,8 +244,8 @@ def masked_ms_ssim(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Both images are set to 0 outside the mask, and each window counts by its share of supervised pixels, at every
     scale; so nothing outside has any influence, and equal padding does not flatter the score. Samples without a
     supervised pixel are left out (1 when there is no other). With a full mask this is pytorch_msssim's value, save
-    that no scale falls below 1e-4; the library itself cannot leave pixels out, and its gradient is NaN once a scale's
-    similarity is not positive. Five scales down to 33 px, with the largest odd window up to 11 that the coarsest
+    that no scale falls below 1e-4; the library itself cannot leave pixels out, and a sample has no gradient there once
+    one scale runs against its label. Five scales down to 33 px, with the largest odd window up to 11 that the coarsest
     scale holds (11 from 161 px on); one scale below.
 
     Args:
