@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -10,6 +11,7 @@ from data_recipes.cli import run_cli
 
 app = tyro.extras.SubcommandApp()
 Size = Annotated[tuple[int, int, int] | None, tyro.conf.arg(metavar="Z Y X")]
+Data = Annotated[list[str], tyro.conf.arg(metavar="PATH …")]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
@@ -53,6 +55,59 @@ def convert(
     from data_recipes.convert import run
 
     run(src, dst, to_uint8=to_uint8, chunk=chunk, shard=shard, quiet=quiet)
+
+
+@app.command
+def build(
+    data: Data,
+    recipe: str = "edges_buckets_void",
+    out: Path = Path("table.csv"),
+    seed: int = 0,
+    tile: int | None = None,
+    samples: int | None = None,
+) -> None:
+    """Choose tiles by a recipe, write them as a table, and print what each bucket got and why any fell short.
+
+    Args:
+        data: Fragments, folders of fragments, or phantom:<ink>:<seed>.
+        recipe: A recipe's name (edges_buckets_void, grid, random) or a YAML file.
+        out: CSV file to write.
+        seed: Same seed, same table.
+        tile: Side of a tile in px, instead of the recipe's.
+        samples: Number of tiles in all, instead of the recipe's quotas.
+    """
+    from data_recipes.build import build
+
+    build(recipe, data, out, seed=seed, tile=tile, samples=samples)
+
+
+@app.command
+def preview(
+    data: Data,
+    recipe: str = "edges_buckets_void",
+    out: Path = Path("preview.png"),
+    seed: int = 0,
+    tile: int | None = None,
+    samples: int | None = None,
+    table: Path | None = None,
+    dpi: int = 200,
+) -> None:
+    """Draw the tiles of a recipe over the label, coloured by kind, with the histogram of the buckets.
+
+    Args:
+        data: Fragments, folders of fragments, or phantom:<ink>:<seed>.
+        recipe: A recipe's name (edges_buckets_void, grid, random) or a YAML file.
+        out: PNG file to write.
+        seed: Same seed, same tiles.
+        tile: Side of a tile in px, instead of the recipe's.
+        samples: Number of tiles in all, instead of the recipe's quotas.
+        table: Draw the tiles of this CSV instead of choosing anew.
+        dpi: Pixels an inch of the picture.
+    """
+    from data_recipes.preview import preview
+
+    written = preview(recipe, data, out, seed=seed, tile=tile, samples=samples, table=table, dpi=dpi)
+    print(f"drawn to {written}")
 
 
 def main() -> None:
