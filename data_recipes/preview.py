@@ -151,7 +151,7 @@ def _bars(axes: Axes, own: SampleTable, buckets: int, top: float, *, first: bool
             axes.annotate(f"{int(total):,}", (place, total), ha="center", va="bottom", fontsize=7, color=TEXT)
     shown = np.arange(0, buckets + 1, max(1, buckets // 5))
     axes.set(xlim=(-1.4, buckets + 0.1), ylim=(0, 1.1 * top))
-    axes.set_xticks([-0.8, *shown], ["none", *(f"{tick / buckets:.1f}" for tick in shown)], fontsize=8)
+    axes.set_xticks([-0.8, *map(float, shown)], ["none", *(f"{tick / buckets:.1f}" for tick in shown)], fontsize=8)
     axes.tick_params(axis="y", labelsize=8, labelleft=first)
     axes.set_xlabel("ink ratio", fontsize=9, color=TEXT)
     if first:

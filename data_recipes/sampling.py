@@ -201,6 +201,10 @@ class _Band(NamedTuple):
     y0: int
     y1: int
 
+    def covered(self, tile: int) -> Rect:
+        """All pixels of those tiles."""
+        return Rect(self.y0, self.y1 + tile - 1, self.rect.x0, self.rect.x1)
+
 
 class _Scan:
     """Counts of windows over the planes of one part, a band at a time."""
@@ -220,7 +224,7 @@ class _Scan:
 
     def _masks(self, band: _Band) -> tuple[np.ndarray, np.ndarray]:
         """(ink, counted) bool of the rows that the band's tiles cover; counted is supervised papyrus."""
-        at = slice(band.y0, band.y1 + self.tile - 1), slice(band.rect.x0, band.rect.x1)
+        at = band.covered(self.tile).slices
         counted = np.asarray(self.papyrus[at]) & np.asarray(self.supervised[at])
         ink = np.zeros(counted.shape, bool) if self.label is None else np.asarray(self.label[at]) > 0
         return ink, counted
@@ -251,12 +255,14 @@ class _Scan:
 
         What lies beyond the edge of the scan is taken for papyrus: a segment is often cut out of a larger sheet.
         """
-        inked, allowed = self._masks(band)
-        clear = _windows(_integral(inked), self.tile) == 0
-        if not allowed.all():
-            clear &= _windows(_integral(allowed), self.tile) >= self.least
+        assert self.label is not None
+        at = band.covered(self.tile).slices
+        clear = _windows(_integral(np.asarray(self.label[at]) > 0), self.tile) == 0
+        supervised = np.asarray(self.supervised[at])
+        if not supervised.all():
+            clear &= _windows(_integral(supervised), self.tile) >= self.least
         height, width = self.papyrus.shape[:2]
-        want = Rect(band.y0, band.y1 + self.tile - 1, band.rect.x0, band.rect.x1).grow(self.margin)
+        want = band.covered(self.tile).grow(self.margin)
         have = Rect(max(want.y0, 0), min(want.y1, height), max(want.x0, 0), min(want.x1, width))
         papyrus = np.asarray(self.papyrus[have.slices])
         if not papyrus.all():
