@@ -25,7 +25,7 @@ Ink = Literal["dipole", "crackle"]
 INKS: tuple[Ink, ...] = ("dipole", "crackle")
 DEV_SEEDS = range(1000)
 TEST_SEEDS = range(1000, 2000)
-VERSION = 2
+VERSION = 3
 """Raised whenever a seed would give other voxels; part of the cache folder's name."""
 LAYERS = 16
 WANDER = 4.3
@@ -111,8 +111,13 @@ def _papyrus(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
 
 
 def _mottle(rng: np.random.Generator, bias: np.ndarray) -> np.ndarray:
-    """(H,W) polarity between -1 and 1, patchy at the scale of 3 px; `bias` shifts the odds, not the strength."""
-    return np.tanh(3.0 * (smooth_field(rng, bias.shape, 1.6) + bias)).astype(np.float32)
+    """(H,W) polarity between -1 and 1, patchy at the scale of 3 px; `bias` shifts the odds of its sign.
+
+    The strength is drawn apart from the sign, so that it has the same law on strokes and beside them: otherwise the
+    deviation over Z would show strokes, if not which of them are ink.
+    """
+    strength = np.abs(np.tanh(2.0 * smooth_field(rng, bias.shape, 1.4)))
+    return strength * np.tanh(8.0 * (smooth_field(rng, bias.shape, 1.4) + bias)).astype(np.float32)
 
 
 def make_phantom(
