@@ -6,7 +6,7 @@
     std        lost                  0                      3·C·D                          C·D for the gradient
     layer      all but one lost      0                      0                              0 (a view)
     zconv      kept, absolute        C·D·C'·k² + C'         C·D·C'·k²                      C'
-    attention  kept by the features  C + 1                  2·C·D                          D
+    attention  kept by the features  C                      2·C·D                          D
 
 `mean` overlooks what only the order of the layers tells; `zconv` (Z as channels) was the best and most stable choice
 in the report on RepMode for ink. Its weights belong to absolute layers: what shifts in Z must be followed by the
@@ -105,7 +105,7 @@ class ZConv(nn.Module):
 
 
 class ZAttention(nn.Module):
-    """Softmax over the layers of a score a voxel, then the weighted mean: 2·C·D multiply-adds, C + 1 parameters.
+    """Softmax over the layers of a score a voxel, then the weighted mean: 2·C·D multiply-adds, C parameters.
 
     Starts as the mean (score weights zero), follows a surface that undulates, and takes any number of layers.
     """
@@ -113,7 +113,7 @@ class ZAttention(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.out_channels = channels
-        self.score = nn.Conv3d(channels, 1, 1)
+        self.score = nn.Conv3d(channels, 1, 1, bias=False)  # a bias would cancel in the softmax
         nn.init.zeros_(self.score.weight)
 
     def forward(self, volume: Tensor) -> Tensor:

@@ -254,7 +254,7 @@ CARDS = {
         depth=64,
         tile=64,
         multiple=16,
-        min_tile=16,
+        min_tile=32,
         out_stride=1,
         differs=(
             "a 3×3 convolution with Z as channels after the last layer: the paper predicts volumes, ink is a 2D map",
