@@ -67,7 +67,7 @@ def convert(
     partial = dst.with_name(dst.name + ".partial")
     with _claim(partial, plan) as done:
         _write(fragment, partial, plan, done, progress)
-        for name in (_PLAN, _DONE):
+        for name in (_DONE, _PLAN):  # in this order: a plan without a journal starts over, the reverse would not
             (partial / name).unlink()
     if dst.exists():
         raise FileExistsError(f"{dst}: appeared meanwhile; the conversion lies complete in {partial}")
@@ -156,6 +156,7 @@ def _claim(partial: Path, plan: dict[str, Any]) -> Iterator[set[str]]:
                 told = ", ".join(f"{key} ({was.get(key)} → {plan[key]})" for key in differs)
                 raise ValueError(f"{partial}: was begun with another {told}; remove it, or repeat the first command")
         else:
+            journal.truncate(0)
             begun.with_suffix(".tmp").write_text(json.dumps(plan, indent=1))
             begun.with_suffix(".tmp").rename(begun)
         journal.seek(0)

@@ -173,9 +173,9 @@ def _open_parts(path: Path) -> Parts:
     volumes = stack.volumes_in(path)
     if len(volumes) == 1:
         return _open_parts(volumes[0])
-    if not volumes and segment.has_planes(path):
-        return kaggle.open_labels(path)
     inside = [p.name for p in _expand(path)]
+    if not inside and segment.has_planes(path):
+        return kaggle.open_labels(path)
     if inside:
         told = ", ".join(inside[:6]) + (" …" if len(inside) > 6 else "")
         raise ValueError(f"{path}: a folder of {len(inside)} fragments ({told}); name one of them")
@@ -208,8 +208,6 @@ def _expand(path: Path) -> list[Path]:
         return []
     if volumes:
         return volumes
-    if segment.has_planes(path):
-        return []
     folders = [p for p in sorted(path.iterdir(), key=_natural) if p.is_dir() and p.name not in LABEL_FOLDERS]
     return [p for p in folders if _is_fragment(p)]
 
@@ -218,13 +216,12 @@ def _is_fragment(path: Path) -> bool:
     from data_recipes.formats import kaggle, segment, stack
     from data_recipes.formats.zarr import is_zarr
 
-    return (
-        is_zarr(path)
-        or kaggle.matches(path)
-        or segment.matches(path)
-        or len(stack.volumes_in(path)) == 1
-        or segment.has_planes(path)
-    )
+    if is_zarr(path) or kaggle.matches(path) or segment.matches(path) or len(stack.volumes_in(path)) == 1:
+        return True
+    try:
+        return segment.has_planes(path)
+    except ValueError:  # planes of several fragments: a folder of labels, not a fragment
+        return False
 
 
 def _natural(path: Path) -> tuple[int, int, str]:

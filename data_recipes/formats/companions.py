@@ -10,8 +10,8 @@ from data_recipes.formats.arrays import LazyArray, Squeezed
 from data_recipes.formats.zarr import is_zarr, open_zarr
 
 KINDS: dict[str, tuple[str, ...]] = {
-    "inklabels": ("inklabels", "inklabel", "ink_labels", "ink_label", "labels", "label", "ink"),
-    "mask": ("mask", "papyrus_mask", "papyrus"),
+    "inklabels": ("inklabels", "inklabel", "ink_labels", "ink_label", "labels", "label"),
+    "mask": ("mask", "papyrus_mask"),
     "supervision_mask": ("supervision_mask", "supervised_mask", "supervision"),
     "validation_mask": ("validation_mask", "val_mask", "validation"),
 }

@@ -351,6 +351,24 @@ def test_folder_of_kaggle_fragments_expands_in_order(tmp_path):
         open_fragment(tmp_path / "train")
 
 
+@pytest.mark.parametrize("labels", ["", "labels/"])
+def test_folder_of_segments_with_their_labels_beside_them_expands(tmp_path, labels):
+    for name in ("20231", "20232"):
+        write_layers(tmp_path / name / "layers", volume())
+        save(tmp_path / f"{labels}{name}_inklabels.png", planes()["inklabels"])
+    found = open_fragments([tmp_path])
+    assert list(found) == ["20231", "20232"]
+    assert all(fragment.label is not None for fragment in found.values())
+
+
+@pytest.mark.parametrize("compression", [None, "group4", "tiff_lzw"])
+def test_mask_tiff_of_one_bit(tmp_path, compression):
+    write_layers(tmp_path / "1" / "surface_volume", volume())
+    mask = planes()["mask"]
+    Image.fromarray(mask).convert("1").save(tmp_path / "1" / "mask.tif", compression=compression)
+    np.testing.assert_array_equal(open_fragment(tmp_path / "1").papyrus[...], mask > 0)
+
+
 def test_group_without_levels_names_its_arrays(tmp_path):
     group = zarr.create_group(tmp_path / "x.zarr")
     for name in ("a", "b"):
