@@ -77,7 +77,7 @@ def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str], se
             row.group = group
         left = [row for row, differs in zip(others, apart, strict=True) if differs]
         group += 1
-    if any(_blocks(runs) < MIN_BLOCKS for runs in counts.values()):
+    if counts and _at_stake(*counts.values()) < MIN_BLOCKS:
         for row in rows:
             row.group = None
     for row in rows:
@@ -103,7 +103,7 @@ def difference(a: Runs, b: Runs, *, seed: int = 0) -> Difference:
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (len(draws) + 1))
     return Difference(
-        _mean_dice(ours) - _mean_dice(theirs), float(low), float(high), p, _blocks(ours), len(_seeds(ours))
+        _mean_dice(ours) - _mean_dice(theirs), float(low), float(high), p, _at_stake(ours, theirs), len(_seeds(ours))
     )
 
 
@@ -124,8 +124,9 @@ def _seeds(runs: Runs) -> list[NDArray[np.int64]]:
     ]
 
 
-def _blocks(runs: Runs) -> int:
-    return len(_seeds(runs)[0])
+def _at_stake(*configurations: Runs) -> int:
+    """Blocks in which any seed of any configuration has ink or predicts it; the others say nothing."""
+    return int(np.any([counts.any(1) for runs in configurations for counts in _seeds(runs)], axis=0).sum())
 
 
 def _mean_dice(runs: Runs) -> float:

@@ -99,24 +99,36 @@ def resolve_models(suite: Suite, wanted: list[str] | None, device: str) -> list[
 
 def build_folds(split: SplitSpec, fragments: Mapping[str, Fragment], *, buffer: int, seed: int) -> list[Fold]:
     """The folds of a split over the opened fragments; the calibration strip moves on with the seed."""
-    calibration = {"calibration_parts": split.calibration_parts, "calibration_index": seed % split.calibration_parts}
-    if split.kind == "fragments":
-        train = {name: (whole(_named(fragments, name).shape),) for name in split.train}
-        test = {name: (whole(_named(fragments, name).shape),) for name in split.test}
-        return [explicit(train, test, buffer=buffer, name="test", **calibration)]
-    if split.kind == "rects":
-        assert isinstance(split.train, dict) and isinstance(split.test, dict)
-        regions = [_inside(_region(spec), fragments) for spec in (split.train, split.test)]
-        return [explicit(*regions, buffer=buffer, name="test", **calibration)]
+    parts, index = split.calibration_parts, seed % split.calibration_parts
+    if split.kind in ("fragments", "rects"):
+        train, test = (_rects(side, fragments) for side in (split.train, split.test))
+        return [
+            explicit(
+                train,
+                test,
+                buffer=buffer,
+                name="test",
+                fragments=fragments,
+                calibration_parts=parts,
+                calibration_index=index,
+            )
+        ]
     labelled = {name: fragment for name, fragment in fragments.items() if fragment.label is not None}
     if not labelled:
         raise ValueError(f"none of {', '.join(fragments)} has an ink label, so nothing can be trained or scored")
     if split.kind == "leave_one_out" or (split.kind == "auto" and len(labelled) > 1):
-        return leave_one_out(labelled, buffer=buffer, **calibration)
+        return leave_one_out(labelled, buffer=buffer, calibration_parts=parts, calibration_index=index)
     if len(labelled) > 1:
         raise ValueError(f"split kind blocks is for one fragment, got {len(labelled)}: {', '.join(labelled)}")
     (fragment,) = labelled.values()
-    return blocks(fragment, parts=split.parts, axis=split.axis, buffer=buffer, **calibration)
+    return blocks(
+        fragment,
+        parts=split.parts,
+        axis=split.axis,
+        buffer=buffer,
+        calibration_parts=parts,
+        calibration_index=index,
+    )
 
 
 def plan_runs(
@@ -180,18 +192,9 @@ def _family_settings(name: str) -> dict[str, Any]:
     return family_settings(family) if family else {}
 
 
-def _named(fragments: Mapping[str, Fragment], name: str) -> Fragment:
-    if name not in fragments:
-        raise ValueError(f"the suite's split names fragment {name!r}; the data has {', '.join(fragments)}")
-    return fragments[name]
-
-
-def _inside(region: Region, fragments: Mapping[str, Fragment]) -> Region:
-    for name, rects in region.items():
-        bounds = whole(_named(fragments, name).shape)
-        for rect in rects:
-            if rect.intersect(bounds) != rect:
-                raise ValueError(
-                    f"the suite's rectangle {list(rect)} leaves fragment {name} of {bounds.y1}×{bounds.x1} px"
-                )
-    return region
+def _rects(side: list[str] | RectLists, fragments: Mapping[str, Fragment]) -> Region:
+    """One side of a split that names whole fragments, or rectangles of them."""
+    for name in side:
+        if name not in fragments:
+            raise ValueError(f"the suite's split names fragment {name!r}; the data has {', '.join(fragments)}")
+    return _region(side) if isinstance(side, dict) else {name: (whole(fragments[name].shape),) for name in side}

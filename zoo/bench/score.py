@@ -20,7 +20,8 @@ from zoo.significance import LETTER_PITCH, letter_blocks, torus_null
 
 BLOCK_FILE = "blocks.npz"
 AUC_BLOCK = 16  # px; labels of real ink are misplaced by about as much, so finer agreement is not to be had
-_BAND = 2048  # rows predicted at once, so that memory does not grow with the fragment_LARGEST_NULL = 2**26  # px, of a map that is held in memory at once to be shifted
+_BAND = 2048  # rows predicted at once, about, so that memory does not grow with the fragment
+_LARGEST_NULL = 2**26  # px, of a map that is held in memory at once to be shifted
 
 Quality = dict[str, float | None]
 
@@ -52,7 +53,7 @@ def score(
     calibration = metrics.InkHistogram()
     for name, rects in fold.calibration.items():
         for rect in rects:
-            for band in _bands(rect):
+            for band in _bands(rect, letter_px):
                 calibration.add(_predict(predict, fragments[name], band), *_truth(fragments[name], band))
     threshold = 0.5 if fixed else calibration.best_threshold()
 
@@ -66,7 +67,7 @@ def score(
             folder / map_name(name), mode="w+", dtype=np.float16, shape=(outline.height, outline.width)
         )
         for rect in rects:
-            for band in _bands(rect):
+            for band in _bands(rect, letter_px):
                 prob, (label, mask) = _predict(predict, fragments[name], band), _truth(fragments[name], band)
                 own.add(prob, label, mask)
                 found.append(_region(prob, label, mask, threshold, letter_px, band))
@@ -162,9 +163,10 @@ def _truth(fragment: Fragment, rect: Rect) -> tuple[NDArray[Any], NDArray[np.boo
     return fragment.label[rect.slices], fragment.papyrus[rect.slices] & fragment.supervised[rect.slices]
 
 
-def _bands(rect: Rect) -> Iterator[Rect]:
-    """Bands whose inner borders are those of the fragment's blocks, so that no block is cut in two."""
-    edges = [rect.y0, *range((rect.y0 // _BAND + 1) * _BAND, rect.y1, _BAND), rect.y1]
+def _bands(rect: Rect, letter_px: int) -> Iterator[Rect]:
+    """Bands whose inner borders are those of the fragment's letter blocks, so that no block is cut in two."""
+    step = letter_px * max(1, _BAND // letter_px)
+    edges = [rect.y0, *range((rect.y0 // step + 1) * step, rect.y1, step), rect.y1]
     return (Rect(top, bottom, rect.x0, rect.x1) for top, bottom in pairwise(edges))
 
 

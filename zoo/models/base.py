@@ -54,7 +54,7 @@ class InkModel(nn.Module):
             ValueError: not five dimensions, not one channel, another depth than built for, H or W not a multiple.
         """
         self.check_input(volume)
-        finest = self.heads(volume, task).logits[0]
+        finest = self.heads(volume, task).logits[0].float()  # bf16 steps would show as terraces once interpolated
         if finest.shape[-2:] != volume.shape[-2:]:
             finest = F.interpolate(finest, size=volume.shape[-2:], mode="bilinear", align_corners=False)
         return finest
@@ -74,6 +74,7 @@ class InkModel(nn.Module):
     def _check_side(self, what: str, side: int) -> None:
         step, least = self.card.multiple, max(self.card.min_tile, self.card.multiple)
         if side < least or side % step:
+            least = -(-least // step) * step
             nearest = max(least, round(side / step) * step)
             raise ValueError(
                 f"{self.card.name}: {what} {side} px is not possible; "
