@@ -70,6 +70,7 @@ def draw(fragments: Mapping[str, Planes], table: SampleTable, *, tile: int, buck
         height, width = fragments[name].shape
         widths[number % columns] = max(widths[number % columns], min(MAP * width / height, 2 * MAP))
     figure = Figure(figsize=(sum(widths) + 0.8, rows * (MAP + 2.4) + 0.7), layout="constrained")
+    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.06)
     grid = figure.add_gridspec(2 * rows, columns, width_ratios=widths, height_ratios=[MAP, 1.7] * rows)
     top = 1.08 * max(_histogram(table[table.names == name], buckets).sum(0).max() for name in names)
     for number, name in enumerate(names):

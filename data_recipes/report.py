@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from data_recipes.recipe import Recipe
+from data_recipes.recipe import Quota, Recipe
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ class Report:
         shown = buckets if buckets <= 12 else 0
         title = f"{self.recipe.name}, {self.recipe.tile}-px tiles: {self.got:,} of {self.asked:,}"
         table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0), show_edge=False)
-        table.add_column("part", no_wrap=True)
-        table.add_column("kind", no_wrap=True)
+        table.add_column("part", overflow="fold")  # the one that gives way in a narrow terminal
+        table.add_column("kind", no_wrap=True, min_width=max(len(kind) for kind in Quota.model_fields))
         for heading in ("asked", "got", *(f"≥{i / buckets:.2g}" for i in range(shown))):
-            table.add_column(heading, justify="right", no_wrap=True, min_width=4)
+            table.add_column(heading, justify="right", no_wrap=True, min_width=max(len(heading), 4))
         for part in self.parts:
             for kind in part.kinds:
                 cells = [str(n) for n in kind.taken[:shown]]

@@ -105,6 +105,8 @@ def blocks(
     """One fragment cut into `parts` blocks along an axis (`auto`: the longer one), each held out in turn."""
     if parts < 2:
         raise ValueError(f"a fragment is split into at least 2 blocks, got {parts}")
+    if axis not in ("auto", "rows", "columns"):
+        raise ValueError(f"a split runs along rows, columns or auto, got {axis!r}")
     plane = whole(fragment.shape)
     if axis == "auto":
         axis = "columns" if plane.width > plane.height else "rows"
@@ -128,10 +130,17 @@ def explicit(
     *,
     buffer: int,
     name: str = "explicit",
+    fragments: Mapping[str, Plane] | None = None,
     calibration_parts: int = 5,
     calibration_index: int = 0,
 ) -> Fold:
-    """The fold of a suite that names its rectangles (y0, y1, x0, x1); training is cut back to the buffer if nearer."""
+    """The fold of a suite that names its rectangles (y0, y1, x0, x1); training is cut back to the buffer if nearer.
+
+    Raises ValueError for an empty rectangle, and, where `fragments` are given, for one that leaves its fragment.
+    """
+    if fragments is not None:
+        _check_inside(train, fragments)
+        _check_inside(test, fragments)
     return _fold(name, _region(train), _region(test), buffer, calibration_parts, calibration_index)
 
 
@@ -143,6 +152,19 @@ def _region(rectangles: Mapping[str, Sequence[Sequence[int]]]) -> Region:
             if rect.y0 < 0 or rect.x0 < 0 or rect.height <= 0 or rect.width <= 0:
                 raise ValueError(f"{name}: rectangle {tuple(rect)} is empty or negative; give y0 < y1, x0 < x1")
     return region
+
+
+def _check_inside(rectangles: Mapping[str, Sequence[Sequence[int]]], fragments: Mapping[str, Plane]) -> None:
+    for name, rects in rectangles.items():
+        if name not in fragments:
+            raise ValueError(f"the split names fragment {name!r}, the data given are {', '.join(fragments)}")
+        plane = whole(fragments[name].shape)
+        for rect in rects:
+            if plane.intersect(Rect(*rect)) != Rect(*rect):
+                raise ValueError(
+                    f"the split names rectangle {tuple(rect)} of {name}, which has {plane.height}×{plane.width} px: "
+                    "it was written for another fragment"
+                )
 
 
 def _cut(rect: Rect, parts: int, axis: str) -> tuple[Rect, ...]:

@@ -288,7 +288,7 @@ def test_rows_are_chosen_by_slice_mask_or_index():
     assert len(SampleTable.concat([])) == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(8, 40),
     st.lists(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data_recipes.recipe import Quota, Recipe
+from data_recipes.recipe import Quota, Recipe, list_recipes, load_recipe
 from data_recipes.regions import Rect
 from data_recipes.sampling import SampleTable, build_table
 from data_recipes.split import Fold, blocks, explicit, folds, leak_report, leave_one_out
@@ -92,6 +92,20 @@ def test_a_buffer_that_leaves_no_room_is_an_error():
         blocks(fragment(), parts=1, buffer=8)
     with pytest.raises(ValueError, match=r"rectangle \(5, 5, 0, 9\) is empty"):
         explicit({"a": [(5, 5, 0, 9)]}, {"a": [(50, 60, 0, 9)]}, buffer=1)
+    with pytest.raises(ValueError, match="along rows, columns or auto, got 'diagonal'"):
+        blocks(fragment(), axis="diagonal", buffer=8)
+
+
+def test_a_split_written_for_another_fragment_is_an_error():
+    inside = {"a": [(0, 300, 0, 400)]}
+    for test, message in (
+        ({"a": [(400, 601, 0, 400)]}, r"rectangle \(400, 601, 0, 400\) of a, which has 600×400 px"),
+        ({"b": [(0, 10, 0, 10)]}, "names fragment 'b', the data given are a"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            explicit(inside, test, buffer=8, fragments={"a": fragment()})
+    fold = explicit(inside, {"a": [(400, 600, 0, 400)]}, buffer=8, fragments={"a": fragment()})
+    assert fold.test == {"a": (Rect(400, 600, 0, 400),)}
 
 
 def rows(*corners, name="a"):
@@ -120,8 +134,31 @@ def test_the_leak_report_counts_each_pixel_once():
     assert not near.clean
 
 
-@settings(max_examples=40, deadline=None)
+def test_what_is_held_out_has_no_say_in_which_tiles_are_chosen():
+    rng = np.random.default_rng(0)
+    label = np.kron(rng.random((20, 15)) < 0.3, np.ones((16, 16))).astype(np.uint8)
+    recipe = Recipe(name="t", tile=24, each=Quota(edge=80, void=20, random=40, grid="all"))
+    tables = []
+    for held_out in (0, 1, None):
+        planes = checkered(label.copy())
+        fold = blocks(planes, parts=2, buffer=24)[0]
+        if held_out is not None:
+            planes.label[~painted(fold.train, label.shape)] = held_out
+        tables.append(build_table({"a": planes}, fold.train, recipe, seed=0)[0])
+    assert tables[0] == tables[1] == tables[2]
+
+
+def checkered(label):
+    whole = np.ones(label.shape, bool)
+    return SimpleNamespace(name="a", shape=label.shape, label=label, papyrus=whole, supervised=whole)
+
+
+EVERY_KIND = Recipe(name="t", each=Quota(edge=80, void=20, random=40, grid="all"))
+
+
+@settings(max_examples=40)
 @given(
+    st.sampled_from([EVERY_KIND, *(load_recipe(name) for name in list_recipes())]),
     st.integers(8, 40),
     st.integers(0, 24),
     st.integers(2, 4),
@@ -129,21 +166,19 @@ def test_the_leak_report_counts_each_pixel_once():
     st.integers(0, 6),
     st.integers(0, 3),
 )
-def test_no_training_tile_of_any_kind_reaches_what_is_held_out(tile, extra, parts, axis, index, seed):
+def test_no_training_tile_of_any_recipe_reaches_what_is_held_out(recipe, tile, extra, parts, axis, index, seed):
     rng = np.random.default_rng(seed)
-    label = (np.kron(rng.random((20, 15)) < 0.3, np.ones((16, 16)))).astype(np.uint8)
-    whole = np.ones(label.shape, bool)
-    planes = SimpleNamespace(name="a", shape=label.shape, label=label, papyrus=whole, supervised=whole)
+    label = np.kron(rng.random((20, 15)) < 0.3, np.ones((16, 16))).astype(np.uint8)
+    planes = checkered(label)
     try:
         made = blocks(planes, parts=parts, axis=axis, buffer=tile + extra, calibration_index=index)
     except ValueError as error:
         assume("no room" not in str(error))
         raise
-    recipe = Recipe(name="t", tile=tile, each=Quota(edge=80, void=20, random=40, grid="all"))
     for fold in made:
         assert_sound(fold, label.shape)
         try:
-            table, _ = build_table({"a": planes}, fold.train, recipe, seed=seed)
+            table, _ = build_table({"a": planes}, fold.train, recipe.with_(tile=tile), seed=seed)
         except ValueError as error:
             if "no ink edge" in str(error):
                 continue
@@ -157,7 +192,7 @@ def test_no_training_tile_of_any_kind_reaches_what_is_held_out(tile, extra, part
         assert not (seen & painted(fold.calibration, label.shape, fold.buffer)).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 80), st.integers(0, 80)), min_size=1, max_size=8),
     st.lists(st.tuples(st.integers(0, 60), st.integers(5, 40), st.integers(0, 60), st.integers(5, 40)), min_size=1),
