@@ -91,8 +91,11 @@ def save_checkpoint(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.touch()
+    mode = partial.stat().st_mode  # as the umask has it; safetensors lets only the owner read
     try:
         _write(partial, weights, {"inkzoo": json.dumps(facts)})
+        partial.chmod(mode)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

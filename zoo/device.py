@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import nn
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -41,3 +42,11 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
         has = torch.cpu.get_capabilities()
         native = bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))  # the last is ARM's name
     return "bf16" if native else "fp32"
+
+
+def to_channels_last(model: nn.Module) -> None:
+    """Lay out all convolution weights with channels innermost, in 2D and 3D; values stay."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])

@@ -21,7 +21,7 @@ from data_recipes.regions import Rect, whole
 from data_recipes.tiles import InputContract
 from zoo.degrade import Degrade
 from zoo.degrade import degrade as degraded
-from zoo.device import Precision, resolve_precision
+from zoo.device import Precision, resolve_precision, to_channels_last
 from zoo.memory import one_memory_error
 from zoo.models.base import InkModel
 
@@ -97,14 +97,16 @@ def predict_region(
     bf16 = resolve_precision(precision, device) == "bf16"
     was_training = model.training
     model.to(device).eval()
+    to_channels_last(model)
     advice = "use a smaller batch or tile, or bf16"
     try:
         with one_memory_error(f"predicting with {model.card.name}", advice), torch.inference_mode():
             for first in range(0, len(corners), batch_size):
                 batch = corners[first : first + batch_size]
                 stack = torch.from_numpy(_read(fragment, contract, batch, side, batch_size)).to(device)
+                stack = degraded(stack, degrade).contiguous(memory_format=torch.channels_last_3d)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    logits = model(degraded(stack, degrade))
+                    logits = model(stack)
                 maps = ink_probability(logits.float()).cpu().numpy()
                 for corner, values in zip(batch, maps, strict=False):
                     _add(out, rect, corner, values, rows, columns)

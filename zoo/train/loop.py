@@ -25,13 +25,13 @@ from data_recipes.augment import augment
 from data_recipes.tiles import TileDataset
 from zoo.checkpoint import save_checkpoint
 from zoo.degrade import degrade
-from zoo.device import resolve_precision
+from zoo.device import resolve_precision, to_channels_last
 from zoo.losses import make_loss
 from zoo.memory import PeakMemory, one_memory_error
 from zoo.models.base import Heads, InkModel
 from zoo.train.batches import make_loader, step_seed, to_device
 from zoo.train.config import TrainConfig
-from zoo.train.optim import make_fabric, make_optimizer, schedule, to_channels_last
+from zoo.train.optim import make_fabric, make_optimizer, schedule
 from zoo.train.progress import Progress
 
 CURVE_POINTS = 200
@@ -176,7 +176,7 @@ def train(
                 left = (now - start) * max(0.0, 1 / share - 1)
                 speed = 1 / statistics.median(times[-20:])
                 on_progress(Progress(step, min(share, 1.0), losses["loss"], speed, now - start, left))
-            if stopped.is_set():
+            if stopped.is_set() and share < 1:
                 raise TrainingInterrupted(step, save())
 
     checkpoint = save()

@@ -47,11 +47,3 @@ def schedule(share: float, warmup: float) -> float:
     if share < warmup:
         return _FIRST_RATE + (1 - _FIRST_RATE) * share / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (share - warmup) / (1 - warmup))))
-
-
-def to_channels_last(model: nn.Module) -> None:
-    """Lay out all convolution weights with channels innermost, in 2D and 3D; values stay."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in model.parameters():
-        if parameter.ndim in formats:
-            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])

@@ -1,0 +1,67 @@
+"""Peak memory is measured, and every way of running out of it ends in one error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.memory import OutOfMemoryError, PeakMemory, anonymous_bytes, one_memory_error
+
+MIB = 2**20
+
+
+def test_peak_sees_memory_that_is_freed_again() -> None:
+    with PeakMemory("cpu") as peak:
+        block = torch.ones(48 * MIB, dtype=torch.uint8)
+        del block
+        kept = torch.ones(MIB, dtype=torch.uint8)
+    assert peak.bytes > 40 * MIB
+    assert kept.numel() == MIB
+    assert peak.kind == "RssAnon growth"
+    assert peak.reserved is None
+
+
+def test_mapped_file_pages_do_not_count(tmp_path) -> None:
+    path = tmp_path / "layers.bin"
+    np.ones(48 * MIB, np.uint8).tofile(path)
+    mapped = np.memmap(path, np.uint8, "r")
+    before = anonymous_bytes()
+    assert int(mapped.sum()) == 48 * MIB
+    assert anonymous_bytes() - before < 16 * MIB
+
+
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "GPU"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …"), "main"),
+        (MemoryError("Unable to allocate 3 TiB"), "main"),
+        (MemoryError(), "main"),
+    ],
+)
+def test_every_library_runs_out_of_memory_in_one_way(error: Exception, where: str) -> None:
+    with pytest.raises(OutOfMemoryError, match=f"out of {where} memory in training x; use less"):
+        with one_memory_error("training x", "use less"):
+            raise error
+
+
+def test_a_real_allocation_that_cannot_be_met_is_recognised() -> None:
+    with pytest.raises(OutOfMemoryError), one_memory_error("a test"):
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="shapes") as caught, one_memory_error("a test"):
+        raise RuntimeError("shapes differ")
+    assert not isinstance(caught.value, MemoryError)
+
+
+@pytest.mark.gpu
+def test_peak_on_a_gpu_is_the_allocators() -> None:
+    with PeakMemory("cuda") as peak:
+        block = torch.ones(64 * MIB, dtype=torch.uint8, device="cuda")
+        del block
+    assert peak.bytes >= 64 * MIB
+    assert peak.reserved is not None
+    assert peak.reserved >= peak.bytes

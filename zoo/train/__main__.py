@@ -1,0 +1,77 @@
+"""`python -m zoo.train`: train one model on fragments and keep it as one checkpoint file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import arg
+
+from data_recipes.cli import run_cli
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train one model on fragments and keep it as one checkpoint file, OUT/last.safetensors.
+
+    Trains on all that is labelled, or leaves one fold out (--fold). Settings of --config are replaced by what is given
+    beside it. Ctrl-C keeps what was trained so far.
+    """
+
+    model: Annotated[tyro.conf.Positional[str], arg(metavar="MODEL")]
+    """A model, a family (its tiny variant on a CPU), or a foreign module:builder."""
+    data: Annotated[tuple[str, ...], arg(metavar="PATH…")]
+    """Fragments, folders of fragments, or phantom:INK:SEED."""
+    out: Path | None = None
+    """Folder for checkpoint and log. Default: runs/train/MODEL."""
+    config: Annotated[str | None, arg(metavar="NAME|FILE.yaml")] = None
+    """Training settings from configs/train by name, or from a YAML file."""
+    recipe: str = "edges_buckets_void"
+    """Sampling recipe, by name or path."""
+    samples: int | None = None
+    """Tiles in the training table. Default: the recipe's."""
+    fold: int | None = None
+    """Leave this fold out, from 0: one of the fragments, or half of the only one. Default: train on everything."""
+    buffer: int | None = None
+    """Pixels kept free around what is left out. Default: a tile."""
+    tile: int | None = None
+    """Side of a tile, px. Default: the model's."""
+    depth: int | None = None
+    """Layers the model sees. Default: the model's, or all where there are fewer."""
+    offset: int = 0
+    """Layers from the fragment's centre layer to the middle of the depth window."""
+    clip: tuple[float, float] | None = None
+    """Intensities below and above are clipped, on the scale 0 to 255."""
+    steps: int | None = None
+    """Budget in steps. Default: 1000."""
+    minutes: float | None = None
+    """Budget in minutes instead."""
+    batch_size: int | None = None
+    """Tiles a step."""
+    lr: float | None = None
+    """Learning rate at its highest."""
+    loss: str | None = None
+    """Losses by name, joined by +, such as focal+jaccard+ms_ssim."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """Arithmetic; auto is bf16 where the device computes it natively."""
+    degrade: Literal["zmean", "zshuffle"] | None = None
+    """Rob the input of what depth says, as a control."""
+    seed: int | None = None
+    """Of the weights, the tiles, their order and their augmentation."""
+    device: Annotated[str, arg(metavar="auto|cpu|cuda[:N]")] = "auto"
+    """Where to train; auto takes a GPU when there is one."""
+    workers: int | None = None
+    """Processes that read tiles. Default: by the number of cores."""
+
+
+def main() -> int:
+    options = tyro.cli(TrainOptions, prog="python -m zoo.train")
+    from zoo.train.command import train_command  # after parsing: --help must not wait for torch
+
+    return train_command(options)
+
+
+if __name__ == "__main__":
+    run_cli(main)
