@@ -25,7 +25,7 @@ SMALL = replace(
 
 def small(tile=64, classes=1, depth=5, seed=0):
     torch.manual_seed(seed)
-    model = SamInk(sam.CARDS["sam_vit_b"], SMALL, three_channels(depth), depth=depth, tile=tile, classes=classes)
+    model = SamInk(sam.CARDS["sam_vit_b"], SMALL, three_channels, depth=depth, tile=tile, classes=classes)
     for name, parameter in model.named_parameters():
         if "rel_pos" in name:  # the library starts them at zero, where an error could hide
             nn.init.normal_(parameter, std=0.2)

@@ -12,6 +12,8 @@ token c: with one class that is SAM's single-mask token.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -162,13 +164,25 @@ class VolumeStem(nn.Module):
 
 
 class SamInk(InkModel):
-    """Z compression in front of Segment Anything's image encoder, prompt encoder and mask decoder."""
+    """Z compression in front of Segment Anything's image encoder, prompt encoder and mask decoder.
 
-    def __init__(self, card: ModelCard, size: SamSize, compress: nn.Module, *, depth: int, tile: int, classes: int = 1):
+    `compress(depth)` builds the compression: (B, 1, D, H, W) -> an image of `size.channels` channels.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        size: SamSize,
+        compress: Callable[[int], nn.Module],
+        *,
+        depth: int,
+        tile: int,
+        classes: int = 1,
+    ):
         super().__init__(card, depth=depth, tile=tile, classes=classes)
         grid = tile // card.multiple
         self.size = size
-        self.compress = compress
+        self.compress = compress(depth)
         self.image_encoder = ImageEncoderViT(
             img_size=grid * size.patch,
             patch_size=size.patch,
@@ -226,9 +240,8 @@ class SamInk(InkModel):
         """Image embedding (B, E, h, w) -> mask logits (B, C, 4h, 4w), predicted IoU (B, C); without a prompt."""
         decoder, prompts = self.mask_decoder, self.prompt_encoder
         batch, _, height, width = embedding.shape
-        # Angles of up to hundreds of radians: reduced precision would scramble the finer half of the encoding.
-        with torch.autocast(embedding.device.type, enabled=False):
-            position = prompts.pe_layer((height, width)).unsqueeze(0).expand(batch, -1, -1, -1)
+        position = dense_position(prompts.pe_layer.positional_encoding_gaussian_matrix, height, width)
+        position = position.expand(batch, -1, -1, -1)
         source = embedding + prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(batch, -1, -1)
         tokens, source = decoder.transformer(source, position, tokens)
@@ -243,6 +256,19 @@ class SamInk(InkModel):
         """(B, 1, D, H, W) -> logits [(B, C, 4h, 4w)] on the grid h, w of patches; aux `iou` (B, C), unbounded."""
         masks, iou = self.decode(self.encode(self.compress(volume)))
         return Heads([masks], {"iou": iou})
+
+
+def dense_position(frequencies: Tensor, height: int, width: int) -> Tensor:
+    """SAM's positional encoding of a grid: frequencies (2, E/2) for x and y -> (1, E, height, width).
+
+    As `PromptEncoder.get_dense_pe`, without its matrix product: autocast would round the angles, which reach tens of
+    radians, and scramble the finer half of the encoding.
+    """
+    y = (torch.arange(height, device=frequencies.device) + 0.5) * (2 / height) - 1
+    x = (torch.arange(width, device=frequencies.device) + 0.5) * (2 / width) - 1
+    along_x, along_y = (frequencies * (2 * math.pi))[:, :, None, None]
+    angles = along_x * x + along_y * y[:, None]
+    return torch.cat([angles.sin(), angles.cos()]).unsqueeze(0)
 
 
 def resize_grid(position: Tensor, height: int, width: int) -> Tensor:
@@ -334,7 +360,7 @@ def build_sam_tiny(*, depth: int, tile: int, classes: int = 1, width: int = 16) 
     size = SIZES["sam_tiny"]
     if width < 1:
         raise ValueError(f"sam_tiny: width {width} is not possible; 1 or more (16 by default)")
-    stem = VolumeStem(depth, size.channels, width)
+    stem = partial(VolumeStem, channels=size.channels, width=width)
     return SamInk(CARDS["sam_tiny"], size, stem, depth=depth, tile=tile, classes=classes)
 
 
@@ -342,7 +368,7 @@ def build_sam_vit_b(*, depth: int, tile: int, classes: int = 1, checkpoint: str 
     """SAM ViT-B: 93,735,472 parameters at tile 1024, besides the Z compression."""
     size = SIZES["sam_vit_b"]
     tensors = None if checkpoint is None else read_official(checkpoint, sha256=size.sha256)
-    model = SamInk(CARDS["sam_vit_b"], size, three_channels(depth), depth=depth, tile=tile, classes=classes)
+    model = SamInk(CARDS["sam_vit_b"], size, three_channels, depth=depth, tile=tile, classes=classes)
     if tensors is not None:
         load_official(model, tensors)
     return model

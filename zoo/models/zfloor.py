@@ -42,9 +42,11 @@ class LayerChoice(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         if not self.training:
             return volume.index_select(2, self.scores.argmax().view(1)).squeeze(2)
-        logits = (self.scores.float() * _SCORE_SCALE).expand(volume.shape[0], -1)
-        choice = F.gumbel_softmax(logits, hard=True, dim=1).to(volume.dtype)
-        return torch.einsum("bd,bcdhw->bchw", choice, volume)
+        # Scaled in value only: a gradient twenty times as large would take over the trainer's clipping by norm.
+        logits = (_SCORE_SCALE * self.scores).detach() + self.scores - self.scores.detach()
+        choice = F.gumbel_softmax(logits.float().expand(volume.shape[0], -1), hard=True, dim=1)
+        # Product and sum rather than a matrix product, which autocast would round.
+        return (choice[:, None, :, None, None] * volume).sum(dim=2)
 
 
 def _projection(name: str, depth: int) -> nn.Module:
@@ -63,7 +65,7 @@ def _card(name: str, summary: str) -> ModelCard:
         depth=13,
         tile=96,
         multiple=16,
-        min_tile=16,
+        min_tile=32,
         out_stride=4,
         options=_OPTIONS,
         uses_depth=False,
