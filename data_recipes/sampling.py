@@ -55,9 +55,21 @@ def build_table(
 ) -> tuple[SampleTable, Report]:
     """The tiles of a recipe over all fragments, or over the rectangles of `region` only.
 
-    Raises ValueError where a label is missing, or where edges are asked for and no label has any.
+    Raises ValueError where a label is missing, where edges are asked for and no label has any, where the recipe asks
+    nothing of these fragments, or where no rectangle holds a tile.
     """
     planned, missing = plan_parts({name: fragment.shape for name, fragment in fragments.items()}, region, recipe)
+    if not any(any(part.quota.model_dump().values()) for part in planned):
+        raise ValueError(
+            f"recipe {recipe.name} asks for no tile of {', '.join(fragments) or 'nothing'}: it has quotas for "
+            f"{', '.join(recipe.parts) or 'no part'}; give `each` a quota"
+        )
+    sides = [min(rect.height, rect.width) for part in planned for rect in part.rects]
+    if max(sides, default=0) < recipe.tile:
+        raise ValueError(
+            f"a tile of {recipe.tile} px fits nowhere: the largest rectangle is {max(sides, default=0)} px on its "
+            "shorter side; use a smaller tile or a larger fragment"
+        )
     tables, reports = [], []
     for part in planned:
         fragment = fragments[part.fragment]

@@ -218,6 +218,16 @@ def test_a_missing_label_is_an_error():
         build_table({"a": fragment}, None, load_recipe("random"), seed=0)
 
 
+def test_a_recipe_that_can_give_no_tile_is_an_error():
+    fragment = {"mine": Fragment(letters())}
+    with pytest.raises(ValueError, match=r"asks for no tile of mine: it has quotas for a/top; give `each` a quota"):
+        build_table(fragment, None, Recipe(name="t", parts={"a/top": Part(edge=5)}), seed=0)
+    with pytest.raises(ValueError, match=r"a tile of 512 px fits nowhere: the largest rectangle is 500 px"):
+        build_table(fragment, None, load_recipe("grid").with_(tile=512), seed=0)
+    with pytest.raises(ValueError, match=r"the region names 'other', which is not among the fragments: mine"):
+        build_table(fragment, {"other": (Rect(0, 9, 0, 9),)}, load_recipe("grid"), seed=0)
+
+
 def test_a_region_smaller_than_the_tile_gives_nothing_and_says_so():
     fragment = Fragment(letters())
     table, report = sample_part(
