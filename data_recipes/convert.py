@@ -10,7 +10,9 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -181,7 +183,11 @@ def _write(fragment: Fragment, partial: Path, plan: dict[str, Any], done: set[st
         outputs[key] = _array(group, key, source.shape, "uint8", [PLANE_CHUNK] * 2, [side] * 2, "yx")
         inputs[key] = source
         todo += [(key, box) for box in _boxes(source.shape, (side, side))]
-    with open(partial / _DONE, "a", encoding="ascii") as journal, _bar(progress, fragment.name) as advance:
+    with (
+        open(partial / _DONE, "a", encoding="ascii") as journal,
+        _bar(progress, fragment.name) as advance,
+        _shard_before_stopping() as stop_if_asked,
+    ):
         total = sum(_bytes(inputs[key], box) for key, box in todo)
         for key, box in todo:
             mark = f"{key} " + " ".join(str(s.start) for s in box)
@@ -190,6 +196,7 @@ def _write(fragment: Fragment, partial: Path, plan: dict[str, Any], done: set[st
                 outputs[key][box] = to_uint8(block, how or "none") if key == "0" else block.astype(np.uint8)
                 journal.write(mark + "\n")
                 journal.flush()
+                stop_if_asked()
             advance(_bytes(inputs[key], box), total)
     group.attrs.update(_attributes(fragment, plan))
 
@@ -258,6 +265,31 @@ def _boxes(shape: Any, step: Any) -> list[tuple[slice, ...]]:
 
 def _bytes(array: LazyArray, box: tuple[slice, ...]) -> int:
     return math.prod(s.stop - s.start for s in box) * array.dtype.itemsize
+
+
+@contextmanager
+def _shard_before_stopping() -> Iterator[Callable[[], None]]:
+    """The first Ctrl-C waits for the shard being written, the second does not. Yields what raises it then."""
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield lambda: None
+        return
+    asked = False
+
+    def note(signum: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def stop_if_asked() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop_if_asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

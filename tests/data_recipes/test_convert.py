@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -128,8 +129,12 @@ class Stopped(Exception):
     pass
 
 
-def stop_after(monkeypatch, count: int) -> list[tuple[slice, ...]]:
-    """Let the source's volume be read `count` times, then fail; the boxes that were read."""
+def fail() -> None:
+    raise Stopped
+
+
+def stop_after(monkeypatch, count: int, how=fail) -> list[tuple[slice, ...]]:
+    """Let the source's volume be read `count` times, then `how()`; the boxes that were read."""
     read: list[tuple[slice, ...]] = []
     whole = module.open_fragment
 
@@ -139,7 +144,7 @@ def stop_after(monkeypatch, count: int) -> list[tuple[slice, ...]]:
 
         def counted(box):
             if len(read) >= count:
-                raise Stopped
+                how()
             read.append(box)
             return inner(box)
 
@@ -166,6 +171,18 @@ def test_interrupted_conversion_continues_where_it_stopped(tmp_path, monkeypatch
         assert not {str(b) for b in first} & {str(b) for b in rest}
     assert_same(open_fragment(src), open_fragment(written))
     assert not list(written.glob("convert*"))
+
+
+def test_ctrl_c_lets_the_shard_being_written_finish(tmp_path, monkeypatch):
+    src = make_segment(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        read = stop_after(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            convert(src, tmp_path / "copy.zarr", chunk=(7, 32, 32), shard=(7, 64, 64), progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(read) == 3
+    assert (tmp_path / "copy.zarr.partial" / "convert.done").read_text().count("\n") == 3
 
 
 def test_conversion_begun_otherwise_is_not_continued(tmp_path, monkeypatch):
