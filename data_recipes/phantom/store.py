@@ -14,6 +14,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from . import build, constants
 from .build import INKS, TEST_SEEDS, VERSION, WANDER, Ink, PhantomArrays, make_phantom
 
 HEIGHT, WIDTH = 768, 1024
@@ -104,6 +105,13 @@ def write_phantom(phantom: PhantomArrays, folder: Path, name: str) -> None:
         "pen_px": phantom.page.pen,
         "letter_px": phantom.page.size,
         "surface_wander_layers": WANDER,
+        "grey_values": {"noise": build.NOISE, "dipole": build.DIPOLE, "crust": build.CRUST},
+        "noise": {
+            "frequency_per_px": constants.FREQUENCY,
+            "power": constants.POWER,
+            "band_ends_per_px": constants.BANDS,
+            "z_correlation": constants.Z_CORRELATION,
+        },
         "ceiling": asdict(phantom.ceiling),
     }
     (folder / "phantom.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
