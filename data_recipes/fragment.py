@@ -195,8 +195,8 @@ def _level(path: Path) -> int | None:
     return _settings(stack.settings_files(path)).level
 
 
-def _expand(path: Path) -> list[Path]:
-    """The fragments inside a folder of fragments; empty if `path` is a fragment itself."""
+def _expand(path: Path, depth: int = 2) -> list[Path]:
+    """The fragments inside a folder of fragments, or of such folders; empty if `path` is a fragment itself."""
     from data_recipes.formats import kaggle, segment, stack
     from data_recipes.formats.companions import LABEL_FOLDERS
     from data_recipes.formats.zarr import is_zarr
@@ -209,7 +209,7 @@ def _expand(path: Path) -> list[Path]:
     if volumes:
         return volumes
     folders = [p for p in sorted(path.iterdir(), key=_natural) if p.is_dir() and p.name not in LABEL_FOLDERS]
-    return [p for p in folders if _is_fragment(p)]
+    return [one for p in folders for one in ([p] if _is_fragment(p) else _expand(p, depth - 1) if depth > 1 else [])]
 
 
 def _is_fragment(path: Path) -> bool:

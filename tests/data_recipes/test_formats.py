@@ -349,6 +349,8 @@ def test_folder_of_kaggle_fragments_expands_in_order(tmp_path):
     assert list(open_fragments([tmp_path / "train"])) == ["1", "2", "10"]
     with pytest.raises(ValueError, match=r"3 fragments \(1, 2, 10\)"):
         open_fragment(tmp_path / "train")
+    write_layers(tmp_path / "test" / "a" / "surface_volume", volume())
+    assert list(open_fragments([tmp_path])) == ["a", "1", "2", "10"]
 
 
 @pytest.mark.parametrize("labels", ["", "labels/"])
