@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -240,7 +241,7 @@ class SamInk(InkModel):
         """Image embedding (B, E, h, w) -> mask logits (B, C, 4h, 4w), predicted IoU (B, C); without a prompt."""
         decoder, prompts = self.mask_decoder, self.prompt_encoder
         batch, _, height, width = embedding.shape
-        position = dense_position(prompts.pe_layer.positional_encoding_gaussian_matrix, height, width)
+        position = dense_position(cast(Tensor, prompts.pe_layer.positional_encoding_gaussian_matrix), height, width)
         position = position.expand(batch, -1, -1, -1)
         source = embedding + prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(batch, -1, -1)
