@@ -92,7 +92,7 @@ class DepthCNN(InkModel):
 def build_depthcnn_tiny(
     *, depth: int, tile: int, classes: int = 1, width: int = 16, dropout: tuple[float, float] = (0.2, 0.3)
 ) -> DepthCNN:
-    """The network for two CPU cores: 577,618 parameters with one class."""
+    """The network for two CPU cores: 577,617 parameters with one class."""
     card = CARDS["depthcnn_tiny"]
     return DepthCNN(card, depth=depth, tile=tile, classes=classes, width=width, dropout=dropout)
 
