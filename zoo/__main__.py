@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import tyro
@@ -40,13 +41,14 @@ def list_command(
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_lines=True)
     for column in ("name", "family", "parameters", "depth", "tile", "paper", "licence", "differs from the paper"):
         table.add_column(column, justify="right" if column == "parameters" else "left")
     table.columns[0].no_wrap = table.columns[2].no_wrap = True
     for row in rows:
-        table.add_row(
+        cells = (
             row["name"],
             row["family"],
             f"{row['parameters']:,}",
@@ -54,8 +56,9 @@ def list_command(
             f"{row['tile']}, {_sides(row)}",
             row["paper"] or "none",
             row["licence"],
-            "\n".join(f"- {line}" for line in row["differs"]) or "nothing",
+            _lines(row["differs"]) or "nothing",
         )
+        table.add_row(*map(Text, cells))  # as Text, or rich would read square brackets as its markup
     _console().print(table)
 
 
@@ -82,13 +85,17 @@ def show_command(
         "paper": row["paper"] or "none",
         "url": row["url"] or "none",
         "licence": row["licence"],
-        "differs": "\n".join(f"- {line}" for line in row["differs"]) or "nothing",
-        "options": "\n".join(f"- {key}: {meaning}" for key, meaning in row["options"].items()) or "none",
+        "differs": _lines(row["differs"]) or "nothing",
+        "options": _lines(f"{key}: {meaning}" for key, meaning in row["options"].items()) or "none",
     }
     table = Table(show_header=False, box=None, title=row["name"], title_justify="left")
     for key, value in facts.items():
         table.add_row(Text(key, style="bold"), Text(value))
     _console().print(table)
+
+
+def _lines(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
 
 
 def _sides(row: dict[str, Any]) -> str:

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+Triple = tuple[int, int, int]
 
 
-def conv3d_same(volume: Tensor, kernel: Tensor) -> Tensor:
-    """(B, C, D, H, W), (C', C, k, k, k) with k odd -> (B, C', D, H, W): 'same' padding, stride 1, no bias.
+def conv3d(volume: Tensor, kernel: Tensor, bias: Tensor | None = None, *, stride: Triple, padding: Triple) -> Tensor:
+    """`F.conv3d`, whose gradients can be trusted in bf16 on a CPU: (B, C, D, H, W), (C', C, kz, ky, kx) -> (B, C', …).
 
     On CPUs with native bf16, oneDNN leaves taps of the kernel's gradient unwritten (garbage up to 1e38, NaN) where
     the volume has fewer layers than the kernel and more than one; seen with torch 2.15 for 3³ and 5³. Z is padded
     beforehand then: the same sums, nothing unwritten, and such volumes are small.
     """
-    half = kernel.shape[-1] // 2
-    if 1 < volume.shape[2] < kernel.shape[2]:
-        return F.conv3d(F.pad(volume, (0, 0, 0, 0, half, half)), kernel, padding=(0, half, half))
-    return F.conv3d(volume, kernel, padding=half)
+    z, y, x = padding
+    if z and 1 < volume.shape[2] < kernel.shape[2]:
+        return F.conv3d(F.pad(volume, (0, 0, 0, 0, z, z)), kernel, bias, stride=stride, padding=(0, y, x))
+    return F.conv3d(volume, kernel, bias, stride=stride, padding=padding)
+
+
+class Conv3d(nn.Module):
+    """A 3D convolution with a cubic kernel of odd side, zero-padded by half of it; see `conv3d` for why not torch's.
+
+    Initialised and named (`weight`, `bias`) as `nn.Conv3d`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, side: int, *, stride: Triple = (1, 1, 1), bias: bool = True
+    ):
+        super().__init__()
+        like = nn.Conv3d(in_channels, out_channels, side, bias=bias)
+        self.weight, self.bias = like.weight, like.bias
+        half = side // 2
+        self.stride, self.padding = stride, (half, half, half)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C', D/sz, H/sy, W/sx), rounded up."""
+        return conv3d(volume, self.weight, self.bias, stride=self.stride, padding=self.padding)

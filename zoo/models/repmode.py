@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from zoo.card import ModelCard
 from zoo.models.base import Heads, InkModel
 from zoo.models.depth import make_reduction, pad_depth
-from zoo.models.layers import conv3d_same
+from zoo.models.layers import Triple, conv3d
 
 EXPERTS = ("conv5", "conv3", "conv1", "avg3", "avg5")
 Runs = Sequence[tuple[int, int]]  # (task, number of samples), in the order of the batch
-Triple = tuple[int, int, int]
 
 
 class MoDEConv3d(nn.Module):
@@ -61,9 +60,12 @@ class MoDEConv3d(nn.Module):
         """(B, C, D, H, W) -> (B, C', D, H, W). `runs`: the tasks of the batch in its order; None: all task 0."""
         runs = runs or ((0, volume.shape[0]),)
         if len(runs) == 1:
-            return conv3d_same(volume, self.kernel(runs[0][0]))
+            return self._fused(volume, runs[0][0])
         parts = volume.split([count for _, count in runs])
-        return torch.cat([conv3d_same(part, self.kernel(task)) for part, (task, _) in zip(parts, runs, strict=True)])
+        return torch.cat([self._fused(part, task) for part, (task, _) in zip(parts, runs, strict=True)])
+
+    def _fused(self, volume: Tensor, task: int) -> Tensor:
+        return conv3d(volume, self.kernel(task), stride=(1, 1, 1), padding=(2, 2, 2))
 
 
 def order_by_task(task: Tensor | None, batch: int, tasks: int) -> tuple[Tensor | None, Runs]:
@@ -220,6 +222,7 @@ class RepMode(InkModel):
 _PAPER = (
     "Zhou et al.: RepMode: Learning to Re-parameterize Diverse Experts for Subcellular Structure Prediction, CVPR 2023"
 )
+_LICENCE = "Apache-2.0 (written from the paper; the authors' code is non-commercial and none of it is here)"
 _OPTIONS = {
     "tasks": "how many tasks the gates tell apart (fragments, scan energies, modalities); with more than one every "
     "call needs task=(B,) integers (default 1)",
@@ -232,6 +235,7 @@ CARDS = {
         summary="narrow MoDE U-Net behind a 4-px patch convolution; Z becomes 2D by a convolution with Z as channels",
         paper=_PAPER,
         url="https://arxiv.org/abs/2212.10066",
+        licence=_LICENCE,
         depth=16,
         tile=96,
         multiple=16,
@@ -251,6 +255,7 @@ CARDS = {
         summary="the published 3D MoDE U-Net, width 32; Z becomes 2D by a convolution with Z as channels",
         paper=_PAPER,
         url="https://arxiv.org/abs/2212.10066",
+        licence=_LICENCE,
         depth=64,
         tile=64,
         multiple=16,
