@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from data_recipes.tiles import InputContract
 from zoo import checkpoint, create_model
 from zoo.checkpoint import load_checkpoint, read_info, save_checkpoint
-from zoo.models.base import InkModel
 from zoo.device import to_channels_last
+from zoo.models.base import InkModel
 
 CONTRACT = InputContract(stored_dtype="uint8", depth=5, tile=32, clip=(0, 220), mean=0.4, std=0.2, direction="reverse")
 OPTIONS = {"width": 2}

@@ -41,9 +41,9 @@ def test_mapped_file_pages_do_not_count(tmp_path) -> None:
     ],
 )
 def test_every_library_runs_out_of_memory_in_one_way(error: Exception, where: str) -> None:
-    with pytest.raises(OutOfMemoryError, match=f"out of {where} memory in training x; use less"):
-        with one_memory_error("training x", "use less"):
-            raise error
+    told = f"out of {where} memory in training x; use less"
+    with pytest.raises(OutOfMemoryError, match=told), one_memory_error("training x", "use less"):
+        raise error
 
 
 def test_a_real_allocation_that_cannot_be_met_is_recognised() -> None:

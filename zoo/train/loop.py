@@ -33,6 +33,7 @@ from zoo.train.batches import make_loader, step_seed, to_device
 from zoo.train.config import TrainConfig
 from zoo.train.optim import make_fabric, make_optimizer, schedule
 from zoo.train.progress import Progress
+from zoo.train.shallow import PadShallowConvolutions
 
 CURVE_POINTS = 200
 _MEMORY_ADVICE = "use a smaller batch, tile or depth, bf16, or a smaller variant of the model"
@@ -114,6 +115,8 @@ def train(
     precision = resolve_precision(config.precision, device)
     fabric = make_fabric(device, precision)
     loss_of = make_loss(config.loss, smoothing=config.smoothing, classes=model.classes)
+    shallow = device.type == "cpu" and precision == "bf16"
+    sound = PadShallowConvolutions() if shallow else contextlib.nullcontext()
     history: list[dict[str, float]] = []
     times: list[float] = []
 
@@ -152,7 +155,7 @@ def train(
                 volume = volume.contiguous(memory_format=torch.channels_last_3d)
             model.check_input(volume)
 
-            with fabric.autocast():  # on one device Fabric calls a marked method without it
+            with fabric.autocast(), sound:  # on one device Fabric calls a marked method without its autocast
                 heads = engine.heads(volume)
             loss, parts = loss_of(in_float32(heads), batch["label"], batch["mask"])
             fabric.backward(loss)

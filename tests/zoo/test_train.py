@@ -1,0 +1,295 @@
+"""Training learns, repeats itself exactly, stops cleanly, and says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from torch import Tensor
+
+from data_recipes.fragment import open_fragments
+from data_recipes.regions import Rect
+from data_recipes.sampling import grid_table
+from data_recipes.tiles import TileDataset, fit_contract
+from zoo import create_model
+from zoo.checkpoint import load_checkpoint
+from zoo.device import resolve_device, resolve_precision
+from zoo.memory import OutOfMemoryError
+from zoo.models.base import Heads, InkModel
+from zoo.models.depthcnn import DepthCNN
+from zoo.train import loop
+from zoo.train.batches import Batches, step_seed
+from zoo.train.config import TrainConfig, load_train_config
+from zoo.train.loop import TrainingDiverged, thin, train
+from zoo.train.optim import make_optimizer, schedule
+from zoo.train.progress import Progress, duration, show_progress
+
+DEPTH, SIDE, TILE = 4, 128, 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fragment whose ink is bright in the upper layers: easily learnt."""
+    folder = tmp_path_factory.mktemp("bright")
+    (folder / "layers").mkdir()
+    rng = np.random.default_rng(0)
+    ink = np.kron(rng.random((4, 4)) < 0.5, np.ones((SIDE // 4, SIDE // 4))).astype(np.uint8)
+    for number in range(DEPTH):
+        layer = rng.normal(90 + 80 * ink * (number < 2), 12).clip(0, 255).astype(np.uint8)
+        tifffile.imwrite(folder / "layers" / f"{number:02}.tif", layer)
+    tifffile.imwrite(folder / f"{folder.name}_inklabels.tif", ink * 255)
+    (folder / "fragment.yaml").write_text("name: bright\ncenter_layer: 2\ndirection: forward\nvoxel_um: 7.91\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> TileDataset:
+    fragments = open_fragments([folder])
+    fragment, rects = fragments["bright"], (Rect(0, SIDE, 0, SIDE),)
+    contract = fit_contract(fragments, {"bright": rects}, depth=DEPTH, tile=TILE)
+    args = fragment.papyrus, fragment.supervised, fragment.label
+    return TileDataset(fragments, grid_table("bright", rects, *args, tile=TILE, stride=TILE // 2), contract)
+
+
+def small_model(**options) -> InkModel:
+    torch.manual_seed(0)
+    return create_model("depthcnn_tiny", depth=DEPTH, tile=TILE, width=4, **options)
+
+
+def config(**fields) -> TrainConfig:
+    defaults = {"loss": "bce+dice", "steps": 3, "batch_size": 4, "precision": "fp32"}
+    if "minutes" in fields:
+        del defaults["steps"]
+    return load_train_config(**{**defaults, **fields})
+
+
+def run(dataset: TileDataset, out: Path, model: InkModel | None = None, **fields) -> tuple[InkModel, loop.TrainReport]:
+    model = model or small_model()
+    options = {"width": 4}
+    return model, train(model, dataset, config(**fields), device="cpu", out=out, options=options)
+
+
+def log_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_easy_fragment_is_learnt(dataset: TileDataset, tmp_path: Path, precision) -> None:
+    seen: list[Progress] = []
+    model = small_model()
+    settings = config(steps=30, batch_size=8, lr=1e-2, precision=precision, log_every=5)
+    report = train(model, dataset, settings, device="cpu", out=tmp_path, on_progress=seen.append, options={"width": 4})
+    assert report.steps == 30
+    assert report.samples == 240
+    assert report.losses["loss"] < 0.75 * report.curve[0][1]
+    assert set(report.losses) == {"loss", "bce", "dice"}
+    assert report.precision == precision
+    assert report.peak_bytes > 0
+    assert [entry["step"] for entry in log_of(tmp_path)] == [1, *range(5, 31, 5)]
+    assert set(log_of(tmp_path)[0]) == {"step", "loss", "bce", "dice", "lr", "grad_norm", "seconds"}
+    assert seen[-1].share == 1
+    assert [now.step for now in seen] == list(range(1, 31))
+    loaded = load_checkpoint(report.checkpoint)
+    assert loaded.config["train"]["steps"] == 30
+    assert loaded.contract == dataset.contract
+    for key, value in loaded.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), key
+
+
+def test_bf16_is_used_inside_the_heads(dataset: TileDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, kinds = small_model(), []
+    heads = DepthCNN.heads
+
+    def spy(self: DepthCNN, volume: Tensor, task: Tensor | None = None) -> Heads:
+        answer = heads(self, volume, task)
+        kinds.append(answer.logits[0].dtype)
+        return answer
+
+    monkeypatch.setattr(DepthCNN, "heads", spy)
+    for precision in ("bf16", "fp32"):
+        run(dataset, tmp_path, model, steps=1, precision=precision)
+    assert kinds == [torch.bfloat16, torch.float32]
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_came_before(dataset: TileDataset, tmp_path: Path) -> None:
+    first, report = run(dataset, tmp_path)
+    torch.rand(17)
+    np.random.default_rng().random(3)
+    second, again = run(dataset, tmp_path)
+    other, _ = run(dataset, tmp_path, seed=1)
+    assert report.curve == again.curve
+    state = second.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in first.state_dict().items())
+    assert any(not torch.equal(value, state[key]) for key, value in other.state_dict().items())
+
+
+def test_reading_processes_change_nothing(dataset: TileDataset, tmp_path: Path) -> None:
+    _, alone = run(dataset, tmp_path, steps=2, num_workers=0)
+    _, helped = run(dataset, tmp_path, steps=2, num_workers=1)
+    assert alone.curve == helped.curve
+
+
+def test_a_budget_in_minutes_ends_in_time_with_the_rate_at_its_end(dataset: TileDataset, tmp_path: Path) -> None:
+    _, report = run(dataset, tmp_path, minutes=2 / 60)
+    assert 2 <= report.seconds < 2 + 10 * report.step_seconds + 1
+    assert log_of(tmp_path)[-1]["step"] == report.steps
+    assert log_of(tmp_path)[-1]["lr"] < 0.5 * 1e-3
+
+
+def test_degraded_input_is_what_the_model_is_trained_on(dataset: TileDataset, tmp_path: Path, monkeypatch) -> None:
+    seen: list[Tensor] = []
+    heads = DepthCNN.heads
+
+    def spy(self: DepthCNN, volume: Tensor, task: Tensor | None = None) -> Heads:
+        seen.append(volume)
+        return heads(self, volume, task)
+
+    monkeypatch.setattr(DepthCNN, "heads", spy)
+    run(dataset, tmp_path, steps=1, degrade="zmean")
+    assert torch.equal(seen[0], seen[0][:, :, :1].expand_as(seen[0]))
+
+
+def test_a_loss_that_is_not_finite_names_the_tiles(dataset: TileDataset, tmp_path: Path) -> None:
+    model = small_model()
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingDiverged, match=r"loss.* not finite in step 1 .*bright \d+,\d+; bright"):
+        run(dataset, tmp_path, model)
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_running_out_of_memory_says_what_to_change(dataset: TileDataset, tmp_path: Path, monkeypatch) -> None:
+    def exhausted(*_: object) -> Heads:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(DepthCNN, "heads", exhausted)
+    with pytest.raises(OutOfMemoryError, match="training depthcnn_tiny; use a smaller batch"):
+        run(dataset, tmp_path)
+
+
+def test_what_cannot_be_trained_is_refused(dataset: TileDataset, tmp_path: Path) -> None:
+    none = TileDataset({"bright": dataset.fragments[0]}, dataset.table[:0], dataset.contract)
+    with pytest.raises(ValueError, match="not one tile"):
+        run(none, tmp_path)
+    with pytest.raises(ValueError, match="built for 7"):
+        run(dataset, tmp_path, create_model("depthcnn_tiny", depth=7, tile=TILE))
+    frozen = small_model().requires_grad_(False)
+    with pytest.raises(ValueError, match="not one parameter"):
+        run(dataset, tmp_path, frozen)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_was_trained(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "zoo.train", "depthcnn_tiny", "--data", str(folder), "--out", str(tmp_path)]
+    command += ["--recipe", "grid", "--steps", "100000", "--batch-size", "2", "--tile", "32", "--loss", "bce"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        log, patience = tmp_path / "log.jsonl", time.monotonic() + 120
+        while not (log.exists() and log.stat().st_size) and running.poll() is None and time.monotonic() < patience:
+            time.sleep(0.05)
+        running.send_signal(number)
+        _, told = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130, told
+    assert told.splitlines()[-1].startswith("interrupted after step ")
+    assert told.splitlines()[-1].endswith(f"is in {tmp_path / 'last.safetensors'}")
+    assert load_checkpoint(tmp_path / "last.safetensors").config["train"]["steps"] == 100000
+    assert "Traceback" not in told
+
+
+def test_signal_handlers_are_put_back(dataset: TileDataset, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    run(dataset, tmp_path, steps=1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("rows", [3, 7, 10])
+def test_batches_are_permutations_one_after_another_from_any_start(rows: int) -> None:
+    stream = iter(Batches(rows, 4, seed=5))
+    batches = [next(stream) for _ in range(2 * rows)]
+    flat = [row for batch in batches for row in batch]
+    for epoch in range(8):
+        assert sorted(flat[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
+    later = iter(Batches(rows, 4, seed=5, first=3))
+    assert [next(later) for _ in range(3)] == batches[3:6]
+    assert flat != [row for _, batch in zip(range(2 * rows), Batches(rows, 4, seed=6), strict=False) for row in batch]
+
+
+def test_every_step_of_every_seed_has_its_own_draws() -> None:
+    assert len({step_seed(seed, step) for seed in range(20) for step in range(200)}) == 4000
+
+
+def test_the_rate_rises_then_falls_to_zero() -> None:
+    assert schedule(0.0, 0.1) == pytest.approx(0.04)
+    assert schedule(0.1, 0.1) == 1.0
+    assert schedule(0.55, 0.1) == pytest.approx(0.5)
+    assert schedule(1.0, 0.1) == pytest.approx(0, abs=1e-12)
+    assert schedule(0.0, 0.0) == 1.0
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    model = small_model()
+    decayed, free = make_optimizer(model, config(weight_decay=0.3), torch.device("cpu")).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
+    assert all(parameter.ndim == 1 for parameter in free["params"])
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+
+
+def test_the_curve_is_thinned_to_means_that_cover_all_steps() -> None:
+    assert thin([1.0, 3.0]) == [(1, 1.0), (2, 3.0)]
+    curve = thin(list(range(1001)), points=200)
+    assert len(curve) == 200
+    assert curve[-1][0] == 1001
+    assert curve[0] == (5, 2.0)
+
+
+def test_a_configuration_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("minutes: 5\nlr: 0.002\nloss: {bce: 1, dice: 2}\naugment: {cutout: 0}\n")
+    mine = load_train_config(path, lr=0.1)
+    assert (mine.minutes, mine.steps, mine.lr, mine.loss) == (5, None, 0.1, {"bce": 1, "dice": 2})
+    assert load_train_config(path, steps=7).minutes is None
+    assert load_train_config().steps == 1000
+    with pytest.raises(ValueError, match="exactly one of them; got steps=3 and minutes=1"):
+        load_train_config(steps=3, minutes=1)
+    path.write_text("learning_rate: 1")
+    with pytest.raises(ValueError, match=r"mine\.yaml: unknown field 'learning_rate'; there are loss, "):
+        load_train_config(path)
+    path.write_text("- 1")
+    with pytest.raises(ValueError, match="expected a mapping"):
+        load_train_config(path)
+    with pytest.raises(ValueError, match=r"augment\.gain"):
+        load_train_config(augment={"gain": 7})
+    assert mine == TrainConfig.model_validate(json.loads(mine.model_dump_json()))
+
+
+def test_devices_and_precision_are_resolved() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    for name in ("cuda:99", "tpu", "meta"):
+        with pytest.raises(ValueError, match=f"device '{name}'"):
+            resolve_device(name)
+    assert resolve_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress("sam_tiny") as update:
+        for step in range(1, 101):
+            update(Progress(step, step / 100, 0.5, 2.0, step / 2, 50 - step / 2))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "sam_tiny: step 1 (1%)  loss 0.5000  2.00 steps/s  50 s left",
+        "sam_tiny: step 100 (100%)  loss 0.5000  2.00 steps/s  0 s left",
+    ]
+    assert [duration(s) for s in (7, 200, 7500)] == ["7 s", "3 min 20 s", "2 h 05 min"]
