@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoo.card import ModelCard
 from zoo.models.base import Heads, InkModel
 from zoo.models.depth import ZAttention
+from zoo.models.layers import Conv3d
 
 _OPTIONS = {
     "width": "channels of the first block; the last one has eight times as many",
@@ -45,7 +46,7 @@ CARDS = {
 
 def conv_block_3d(inputs: int, outputs: int, stride: tuple[int, int, int] = (1, 1, 1)) -> nn.Sequential:
     """3x3x3 convolution, BatchNorm, GELU: (B, inputs, D, H, W) -> (B, outputs, D, H, W) / stride, rounded up."""
-    conv = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    conv = Conv3d(inputs, outputs, 3, stride=stride, bias=False)
     return nn.Sequential(conv, nn.BatchNorm3d(outputs), nn.GELU())
 
 
