@@ -25,7 +25,7 @@ Ink = Literal["dipole", "crackle"]
 INKS: tuple[Ink, ...] = ("dipole", "crackle")
 DEV_SEEDS = range(1000)
 TEST_SEEDS = range(1000, 2000)
-VERSION = 4
+VERSION = 5
 """Raised whenever a seed would give other voxels; part of the cache folder's name."""
 LAYERS = 16
 WANDER = 4.3
@@ -111,13 +111,13 @@ def _papyrus(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
 
 
 def _mottle(rng: np.random.Generator, bias: np.ndarray) -> np.ndarray:
-    """(H,W) polarity between -1 and 1, patchy at the scale of 3 px; `bias` shifts the odds of its sign.
+    """(H,W) polarity between -1 and 1, patchy at the scale of 2 px; `bias` shifts the odds of its sign.
 
     The strength is drawn apart from the sign, so that it has the same law on strokes and beside them: otherwise the
     deviation over Z would show strokes, if not which of them are ink.
     """
-    strength = 0.6 + 0.4 * np.abs(np.tanh(2.0 * smooth_field(rng, bias.shape, 1.4)))
-    return strength * np.tanh(8.0 * (smooth_field(rng, bias.shape, 1.4) + bias)).astype(np.float32)
+    strength = 0.6 + 0.4 * np.abs(np.tanh(2.0 * smooth_field(rng, bias.shape, 1.1)))
+    return strength * np.tanh(8.0 * (smooth_field(rng, bias.shape, 1.1) + bias)).astype(np.float32)
 
 
 def make_phantom(
@@ -162,7 +162,7 @@ def make_phantom(
 
 NOISE = 14.0
 """Deviation of the CT noise, grey values."""
-DIPOLE = 34.0
+DIPOLE = 38.0
 """Height of the dipole's lobes, grey values."""
 BIAS = 2.0
 """How far a stroke shifts the mottle's polarity, in deviations."""
