@@ -3,7 +3,8 @@
 oneDNN's backward pass for the weights (seen with torch 2.15 on AVX-512 with bf16) leaves parts of the gradient
 uninitialised where the input has fewer layers than the kernel and Z is padded: 2 layers under a kernel of 3, 2 to 4
 under one of 5. Nothing is raised; the gradient is garbage or infinite. Padding Z before the convolution instead of
-inside it gives the same result by another way, and right gradients.
+inside it gives the same result by another way, and right gradients. The zoo's own blocks do so themselves
+(`zoo.models.layers.conv3d`); this covers models made of other libraries' layers and those of other packages.
 """
 
 from __future__ import annotations
