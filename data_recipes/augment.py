@@ -20,12 +20,12 @@ class AugmentSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     flips: bool = True
-    quarter_turns: bool = Field(True, description="needs square tiles; together with flips all 8 symmetries")
-    gain: float = Field(0.25, ge=0, lt=1, description="volume times 1 ± gain")
-    offset: float = Field(0.3, ge=0, description="volume plus ± offset")
-    depth_shift: int = Field(1, ge=0, description="layers up or down, edges replicated")
-    cutout: float = Field(0.5, ge=0, le=1, description="share of tiles in which one square is set to the mean")
-    cutout_side: tuple[float, float] = Field((0.15, 0.35), description="its side as a share of the tile's")
+    quarter_turns: bool = Field(default=True, description="needs square tiles; together with flips all 8 symmetries")
+    gain: float = Field(default=0.25, ge=0, lt=1, description="volume times 1 ± gain")
+    offset: float = Field(default=0.3, ge=0, description="volume plus ± offset")
+    depth_shift: int = Field(default=1, ge=0, description="layers up or down, edges replicated")
+    cutout: float = Field(default=0.5, ge=0, le=1, description="share of tiles in which one square is set to the mean")
+    cutout_side: tuple[float, float] = Field(default=(0.15, 0.35), description="its side as a share of the tile's")
 
 
 def augment(batch: dict[str, Any], generator: Generator, settings: AugmentSettings) -> dict[str, Any]:

@@ -33,14 +33,14 @@ class InputContract(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stored_dtype: Literal["uint8", "uint16"]
-    to_uint8: str = Field("none", description="how 16 bits became 8: none, high_byte or clip:LO:HI")
+    to_uint8: str = Field(default="none", description="how 16 bits became 8: none, high_byte or clip:LO:HI")
     depth: int = Field(ge=1)
-    offset: int = Field(0, description="layers from the fragment's centre layer to the window's")
+    offset: int = Field(default=0, description="layers from the fragment's centre layer to the window's")
     direction: Literal["forward", "reverse"] = "forward"
     clip: tuple[float, float] = (0.0, 255.0)
-    divisor: float = Field(255.0, gt=0)
+    divisor: float = Field(default=255.0, gt=0)
     mean: float = 0.0
-    std: float = Field(1.0, gt=0)
+    std: float = Field(default=1.0, gt=0)
     voxel_um: float | None = None
     tile: int = Field(ge=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -176,28 +177,26 @@ def _check_models(specs: Sequence[RunSpec]) -> None:
     """Find a user's mistake in a row before the first run: unknown option, impossible tile or depth, bad setting."""
     from torch import device
 
+    from zoo.losses import make_loss
     from zoo.registry import create_model
 
     for spec in {spec.label: spec for spec in specs if not spec.floor}.values():
         try:
-            TrainConfig(**spec.train)
+            config = TrainConfig(**spec.train)
         except ValidationError as error:
             raise ValueError(f"{spec.label}: training settings: {describe(error)}") from None
+        make_loss(config.loss, smoothing=config.smoothing)
         with device("meta"):
             create_model(spec.model, depth=spec.depth, tile=spec.tile, **spec.options)
 
 
 def _refuse_test_phantoms(specs: Sequence[RunSpec], fragments: dict[str, Fragment]) -> None:
-    del fragments
-    trained = {name for spec in specs for name in spec.train_rects}
-    for item in specs[0].data if specs else []:
-        parts = item.split(":")
-        if parts[0] == "phantom" and len(parts) > 2 and int(parts[2]) in TEST_SEEDS:
-            name = f"phantom-{parts[1]}-{parts[2]}"
-            if name in trained:
-                raise ValueError(
-                    f"{item} is a test phantom and would be trained on; use seeds below {TEST_SEEDS[0]} for that"
-                )
+    for name in sorted({name for spec in specs for name in spec.train_rects}):
+        record = Path(fragments[name].path) / "phantom.json"
+        if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["purpose"] == "test":
+            raise ValueError(
+                f"{name} is a test phantom and would be trained on; train on phantoms of seeds below {TEST_SEEDS[0]}"
+            )
 
 
 def _announce(

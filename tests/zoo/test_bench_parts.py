@@ -1,0 +1,221 @@
+"""The parts of the bench that need no training: suites, plans, floors, scores, comparison, leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from data_recipes.fragment import Fragment
+from data_recipes.regions import Rect
+from data_recipes.split import Fold
+from zoo.bench import compare, leaderboard
+from zoo.bench.floors import fit_allink, fit_layout
+from zoo.bench.plan import RunSpec, build_folds, plan_runs, resolve_models
+from zoo.bench.result import Result, load_result
+from zoo.bench.score import BLOCK_FILE, score
+from zoo.bench.suite import ModelEntry, SplitSpec, Suite, load_suite
+from zoo.configs import list_configs
+from zoo.registry import list_models
+
+
+def fragment(label: np.ndarray, name: str = "a") -> Fragment:
+    everywhere = np.ones(label.shape, bool)
+    fake = SimpleNamespace(
+        name=name, shape=label.shape, depth=4, label=label, papyrus=everywhere, supervised=everywhere, volume=None
+    )
+    return cast(Fragment, fake)
+
+
+def suite(**changed: Any) -> Suite:
+    settings: dict[str, Any] = {"name": "s", "about": "a", "models": [ModelEntry(name="depthcnn")], **changed}
+    return Suite(**settings)
+
+
+def plan(bench: Suite, fragments: Mapping[str, Fragment], seeds: list[int], **train: Any) -> list[RunSpec]:
+    models = resolve_models(bench, None, "cpu")
+    return plan_runs(bench, models, fragments, data=["x"], device="cpu", seeds=seeds, folds=[], train=train)
+
+
+@pytest.mark.parametrize("name", list_configs("suites"))
+def test_a_shipped_suite_loads_and_names_registered_models(name: str) -> None:
+    shipped = load_suite(name)
+    for entry in resolve_models(shipped, None, "cpu"):
+        assert entry.name in [*list_models(), "allink", "layout"]
+
+
+def test_an_unknown_suite_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="quick"):
+        load_suite("quik")
+
+
+def test_an_unknown_key_of_a_suite_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("about: x\nmodels: [{name: sam}]\ntiel: 64\n")
+    with pytest.raises(ValueError, match="tiel"):
+        load_suite(str(file))
+
+
+def test_the_buffer_is_at_least_a_tile() -> None:
+    assert suite(tile=96, split=SplitSpec(buffer=10)).buffer == 96
+    assert suite(tile=96, split=SplitSpec(buffer=200)).buffer == 200
+
+
+def test_floors_follow_whatever_was_asked_for() -> None:
+    labels = [entry.label for entry in resolve_models(suite(), ["repmode"], "cpu")]
+    assert labels == ["repmode_tiny", "allink", "layout", "zmean"]
+
+
+def test_two_rows_of_one_label_are_refused() -> None:
+    with pytest.raises(ValueError, match="label of its own"):
+        resolve_models(suite(models=[ModelEntry(name="sam"), ModelEntry(name="sam_tiny")]), None, "cpu")
+
+
+def test_a_budget_on_the_command_line_replaces_the_suites() -> None:
+    fragments = {"a": fragment(np.eye(1024, dtype=np.uint8))}
+    bench = suite(train={"minutes": 5, "lr": 0.1}, floors=[])
+    (spec, *_) = plan(bench, fragments, [0], steps=7)
+    assert spec.train["steps"] == 7
+    assert "minutes" not in spec.train
+
+
+def test_runs_differ_in_their_folder_by_seed_and_by_setting() -> None:
+    fragments = {"a": fragment(np.eye(1024, dtype=np.uint8))}
+    specs = [*plan(suite(), fragments, [0, 1], steps=5), *plan(suite(), fragments, [0, 1], steps=6)]
+    trained = [spec for spec in specs if not spec.floor]
+    assert len({spec.run_id for spec in trained}) == len(trained)
+
+
+def test_the_calibration_strip_moves_on_with_the_seed_and_never_touches_the_test() -> None:
+    fragments = {"a": fragment(np.zeros((2000, 1000), np.uint8))}
+    strips = set()
+    for seed in range(4):
+        (first, _) = build_folds(SplitSpec(calibration_parts=4), fragments, buffer=64, seed=seed)
+        (strip,) = first.calibration["a"]
+        assert all(strip.grow(64).intersect(rect) is None for rect in (*first.test["a"], *first.train["a"]))
+        strips.add(strip)
+    assert len(strips) > 1
+
+
+def test_layout_scores_on_lines_that_run_on_and_within_rows_says_nothing() -> None:
+    label = np.zeros((512, 512), np.uint8)
+    label[100:200, ::2] = label[300:400, ::2] = 1
+    page = fragment(label)
+    predict = fit_layout({"a": page}, {"a": (Rect(0, 512, 0, 256),)})
+    prob = predict(page, Rect(0, 512, 320, 512))  # beyond what smoothing over 96 px reaches
+    assert prob[150].mean() > 3 * prob[250].mean()
+    assert np.ptp(prob, axis=1).max() == 0
+
+
+def test_the_threshold_comes_from_the_calibration_region_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    label = (rng.random((512, 512)) < 0.3).astype(np.uint8)
+    prob = np.clip(0.3 * label + 0.5 * rng.random(label.shape), 0, 1).astype(np.float32)
+    fold = Fold("f", {}, {"a": (Rect(0, 512, 0, 128),)}, {"a": (Rect(0, 512, 256, 512),)}, 64)
+    other = label.copy()
+    other[:, 256:] = 1 - other[:, 256:]
+    found = [
+        score(lambda f, r: prob[r.slices], {"a": fragment(truth)}, fold, folder=tmp_path, letter_px=64)
+        for truth in (label, other)
+    ]
+    assert found[0].threshold == found[1].threshold
+    assert found[0].quality["dice"] != found[1].quality["dice"]
+
+
+def test_an_unsupervised_pixel_never_counts(tmp_path: Path) -> None:
+    label = np.zeros((256, 512), np.uint8)
+    label[:, 300:340] = label[:, 20:60] = 1
+    page = fragment(label)
+    cast(Any, page).supervised = np.ones(label.shape, bool)
+    page.supervised[:, 400:] = False  # pyright: ignore[reportIndexIssue]
+    wrong = label.astype(np.float32)
+    wrong[:, 400:] = 1
+    fold = Fold("f", {}, {"a": (Rect(0, 256, 0, 128),)}, {"a": (Rect(0, 256, 256, 512),)}, 64)
+    outcome = score(lambda f, r: wrong[r.slices], {"a": page}, fold, folder=tmp_path, letter_px=64)
+    assert outcome.quality["dice"] == 1.0
+    assert outcome.quality["auc"] == 1.0
+
+
+def runs(quality: float, seeds: int = 3, blocks: int = 60, spread: float = 0.0, seed: int = 0) -> compare.Runs:
+    rng = np.random.default_rng(seed)
+    made = {}
+    for index in range(seeds):
+        ink = 400 + np.random.default_rng(7).integers(0, 200, blocks)
+        share = np.clip(quality + spread * rng.standard_normal() + 0.05 * rng.standard_normal(blocks), 0, 1)
+        tp = (ink * share).astype(np.int64)
+        made["f", index] = np.stack([tp, ink - tp, ink - tp], 1)
+    return made
+
+
+def test_a_model_is_not_told_from_itself() -> None:
+    same = runs(0.7)
+    d = compare.difference(same, same)
+    assert (d.estimate, d.low, d.high, d.p) == (0, 0, 0, 1)
+
+
+def test_a_clearly_better_model_is_told_apart_and_seeds_that_scatter_widen_the_interval() -> None:
+    calm = compare.difference(runs(0.7, seed=1), runs(0.6, seed=2))
+    wild = compare.difference(runs(0.7, spread=0.05, seed=1), runs(0.6, spread=0.05, seed=2))
+    assert calm.low > 0
+    assert wild.high - wild.low > 2 * (calm.high - calm.low)
+
+
+def test_holm_rejects_step_down_and_stops_at_the_first_that_holds() -> None:
+    assert compare._holm([0.001, 0.03, 0.02, 0.9]) == [True, False, False, False]
+    assert compare._holm([0.001, 0.016, 0.02, 0.9]) == [True, True, True, False]
+
+
+def saved_results(out: Path, qualities: dict[str, float], blocks: int) -> list[Result]:
+    fragments = {"a": fragment(np.eye(1024, dtype=np.uint8))}
+    results = []
+    for label, quality in qualities.items():
+        bench = suite(models=[ModelEntry(name="depthcnn", label=label)], floors=[])
+        for spec in plan(bench, fragments, [0, 1, 2], steps=5):
+            folder = out / "runs" / spec.run_id
+            folder.mkdir(parents=True)
+            counts = runs(quality, blocks=blocks, seed=spec.seed)["f", spec.seed]
+            np.savez_compressed(folder / BLOCK_FILE, counts=counts)
+            results.append(Result(run_id=spec.run_id, status="ok", spec=spec, quality={"dice": quality, "auc": 0.5}))
+    return results
+
+
+def test_rows_are_grouped_by_what_can_be_told_apart(tmp_path: Path) -> None:
+    results = saved_results(tmp_path, {"good": 0.8, "bad": 0.5, "good too": 0.8}, blocks=60)
+    rows = leaderboard.build_rows(results, tmp_path, floors=["bad"])
+    assert {row.label: row.rank for row in rows} == {"good": 1, "good too": 1, "bad": 2}
+    assert rows[0].above_floors["bad"]["low"] > 0
+
+
+def test_no_rank_is_given_below_thirty_blocks(tmp_path: Path) -> None:
+    results = saved_results(tmp_path, {"good": 0.8, "bad": 0.5}, blocks=5)
+    assert all(row.rank is None for row in leaderboard.build_rows(results, tmp_path, floors=[]))
+
+
+def test_a_failed_run_is_the_last_row_with_its_reason(tmp_path: Path) -> None:
+    results = saved_results(tmp_path, {"good": 0.8}, blocks=60)
+    spec = results[0].spec.model_copy(update={"label": "a|b<i>`$x"})
+    failed = Result(run_id="x", status="out_of_memory", reason="too | big", spec=spec)
+    rows = leaderboard.build_rows([failed, *results], tmp_path, floors=[])
+    assert [row.label for row in rows] == ["good", "a|b<i>`$x"]
+    page = leaderboard.markdown(rows, "t", [])
+    (line,) = (line for line in page.splitlines() if "too" in line)
+    assert line.count(" | ") == page.splitlines()[2].count(" | ")
+    assert "<i>" not in page
+
+
+def test_a_result_survives_the_disk_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    (result, *_) = saved_results(tmp_path, {"good": 0.8}, blocks=60)
+    path = result.save(tmp_path / "r")
+    assert load_result(path) == result
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ValueError, match="result.json"):
+        load_result(path)
+
+
+def test_all_ink_is_all_ink() -> None:
+    predict = fit_allink({}, {})
+    assert predict(fragment(np.zeros((4, 4), np.uint8)), Rect(0, 3, 0, 2)).tolist() == [[1.0, 1.0]] * 3
