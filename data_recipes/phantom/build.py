@@ -166,7 +166,7 @@ DIPOLE = 38.0
 """Height of the dipole's lobes, grey values."""
 BIAS = 2.0
 """How far a stroke shifts the mottle's polarity, in deviations."""
-CRUST = 26.0
+CRUST = 50.0
 """Depth of the crust's cracks against its plates, grey values."""
 
 
@@ -186,7 +186,7 @@ def _crackle(
     Everywhere else lie grains and fibre bundles of the cells' scale, on the surface as well.
     """
     shape = exact.shape
-    cracks = cells(rng, shape)
+    cracks = cells(rng, shape, pitch=12.0, crack=1.8)
     cracks = (cracks.mean() - cracks) / cracks.std()  # plates bright, cracks dark, no contrast on average
     crust = crust_profile(depth)
     deep = np.exp(-0.5 * (depth / 3.2) ** 2)
@@ -195,6 +195,6 @@ def _crackle(
     bundles *= smooth_field(rng, shape, 20) > 0.6
     strokes, copies = (ndimage.gaussian_filter(mask.astype(np.float32), 1.0) for mask in (exact, decoy))
     blank = 1 - strokes - copies
-    thin = ndimage.gaussian_filter(strokes * cracks, 0.7) + blank * (0.7 * grains + 0.6 * bundles)
+    thin = ndimage.gaussian_filter(strokes * cracks, 0.7) + blank * (0.5 * grains + 0.5 * bundles)
     thick = ndimage.gaussian_filter(copies * cracks, 0.7)
-    return 0.5 * CRUST * (crust * thin + 0.8 * deep * thick), crust * cracks
+    return 0.5 * CRUST * (crust * thin + 0.5 * deep * thick), crust * cracks
