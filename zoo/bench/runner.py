@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -68,7 +69,9 @@ def _run(spec: RunSpec, folder: Path) -> Result:
 
 def _child(command: list[str]) -> int:
     """Run to the end. A Ctrl-C reaches the child too (same terminal): wait for it to save, then hand it on."""
-    with subprocess.Popen(command) as process:
+    # Threads that wait asleep cost little alone; spinning, they stall each step for seconds once another process runs.
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    with subprocess.Popen(command, env=environment) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
