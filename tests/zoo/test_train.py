@@ -28,7 +28,7 @@ from zoo.models.base import Heads, InkModel
 from zoo.models.depthcnn import DepthCNN
 from zoo.train import loop
 from zoo.train.batches import Batches, step_seed
-from zoo.train.config import TrainConfig, load_train_config
+from zoo.train.config import TrainConfig, load_train_config, merge_settings
 from zoo.train.loop import TrainingDiverged, thin, train
 from zoo.train.optim import make_optimizer, schedule
 from zoo.train.progress import Progress, duration, show_progress
@@ -272,6 +272,16 @@ def test_a_configuration_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"augment\.gain"):
         load_train_config(augment={"gain": 7})
     assert mine == TrainConfig.model_validate(json.loads(mine.model_dump_json()))
+
+
+def test_a_budget_is_one_setting_with_two_names() -> None:
+    suite, family, command = {"steps": 900, "lr": 1e-3, "clip_norm": None}, {"lr": 2e-3}, {"minutes": 5}
+    assert merge_settings(suite, family) == {"steps": 900, "lr": 2e-3, "clip_norm": None}
+    assert merge_settings(suite, family, command) == {"minutes": 5, "lr": 2e-3, "clip_norm": None}
+    assert merge_settings(command, suite)["steps"] == 900
+    assert merge_settings(suite, {"steps": None, "minutes": None}) == suite
+    assert merge_settings({"steps": 3, "minutes": 5}) == {"steps": 3, "minutes": 5}  # for TrainConfig to refuse
+    assert suite == {"steps": 900, "lr": 1e-3, "clip_norm": None}
 
 
 def test_devices_and_precision_are_resolved() -> None:

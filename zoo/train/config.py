@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_recipes.augment import AugmentSettings
+
+
+BUDGET = ("steps", "minutes")
 
 
 class TrainConfig(BaseModel):
@@ -41,6 +45,21 @@ class TrainConfig(BaseModel):
         return self
 
 
+def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Training settings out of several layers, such as a suite's, a family's and a command line's; later ones win.
+
+    The budget is one setting with two names: a layer that gives `steps` or `minutes` takes away what earlier layers
+    gave of either. A budget of None says nothing.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        budget = {key: layer[key] for key in BUDGET if layer.get(key) is not None}
+        if budget:
+            merged = {key: value for key, value in merged.items() if key not in BUDGET}
+        merged |= {key: value for key, value in layer.items() if key not in BUDGET} | budget
+    return merged
+
+
 def load_train_config(path: str | Path | None = None, **overrides: Any) -> TrainConfig:
     """A configuration from a YAML file, or the defaults; every override that is not None replaces its field.
 
@@ -54,13 +73,7 @@ def load_train_config(path: str | Path | None = None, **overrides: Any) -> Train
         fields = yaml.safe_load(Path(path).read_text()) or {}
         if not isinstance(fields, dict):
             raise ValueError(f"{path}: expected a mapping of field to value, got {type(fields).__name__}")
-    given = {key: value for key, value in overrides.items() if value is not None}
-    if "steps" in given or "minutes" in given:
-        fields.pop("steps", None)
-        fields.pop("minutes", None)
-    fields |= given
-    if "steps" not in fields and "minutes" not in fields:
-        fields["steps"] = 1000
+    fields = merge_settings({"steps": 1000}, fields, {k: v for k, v in overrides.items() if v is not None})
     try:
         return TrainConfig.model_validate(fields)
     except ValidationError as error:
