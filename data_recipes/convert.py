@@ -123,6 +123,7 @@ def _settings(fragment: Fragment, how: str | None) -> dict[str, Any]:
         "direction": fragment.direction,
         "center_layer": fragment.center_layer,
         "to_uint8": how or fragment.to_uint8,
+        "purpose": fragment.purpose,
     }
     stated = {key: value for key, value in known.items() if value is not None and key not in fragment.unknown}
     if fragment.label_values:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -35,6 +36,7 @@ class Fragment:
         direction: `forward`, or `reverse` where the layers run from the papyrus's back to its front.
         center_layer: index of the layer on the surface, the middle one where unknown.
         to_uint8: how stored 8 bits came from 16 (`high_byte`, `clip:LO:HI`), None where unknown or stored as 16.
+        purpose: `test` or `development` for a phantom, also after its conversion; None for anything else.
         unknown: which of voxel_um, direction, center_layer nothing was found on.
         sources: which file each plane came from.
         label_values: stored value -> class index, where `fragment.yaml` gives it.
@@ -53,6 +55,7 @@ class Fragment:
     direction: Literal["forward", "reverse"]
     center_layer: int
     to_uint8: str | None = None
+    purpose: str | None = None
     unknown: tuple[str, ...] = ()
     sources: dict[str, Path] = field(default_factory=dict)
     label_values: dict[int, int] | None = None
@@ -143,6 +146,17 @@ def open_fragments(paths: Sequence[str | Path]) -> dict[str, Fragment]:
     if not found:
         raise ValueError("no fragment was named; give one or more paths")
     return found
+
+
+def refuse_test_phantoms(fragments: Mapping[str, Fragment], names: Iterable[str]) -> None:
+    """Raise ValueError if one of the named fragments, which are to be trained on, is a phantom for testing."""
+    for name in names:
+        if fragments[name].purpose == "test":
+            from data_recipes.phantom import TEST_SEEDS
+
+            raise ValueError(
+                f"{name} is a test phantom and would be trained on; train on phantoms of seeds below {TEST_SEEDS[0]}"
+            )
 
 
 def _resolve(path: str | Path) -> Path:
@@ -290,11 +304,24 @@ def _build(path: Path, parts: Parts, name: str | None) -> Fragment:
         direction=settings.direction or "forward",
         center_layer=depth // 2 if center is None else center,
         to_uint8=settings.to_uint8,
+        purpose=_phantom_purpose(parts) or settings.purpose,
         unknown=tuple(unknown),
         sources=parts.sources,
         label_values=settings.label_values,
         notes=notes,
     )
+
+
+def _phantom_purpose(parts: Parts) -> str | None:
+    """What the record that lies beside a phantom's layers says it is for."""
+    for folder in dict.fromkeys(file.parent for file in parts.settings_at):
+        record = folder / "phantom.json"
+        if record.is_file():
+            try:
+                return json.loads(record.read_text(encoding="utf-8"))["purpose"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{record}: is damaged: remove the phantom's folder, it is made anew") from error
+    return None
 
 
 def _plane_shape(path: Path, parts: Parts, notes: list[str]) -> tuple[int, int]:

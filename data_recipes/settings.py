@@ -19,6 +19,7 @@ class FragmentSettings(BaseModel):
         center_layer: index of the layer on the papyrus's surface.
         level: which level of a multiscale zarr to open; 0 is the finest.
         label_values: grey value in the label -> class index (0 is the background), for labels of several classes.
+        purpose: what a phantom is for; nothing is trained on one for `test`.
         to_uint8: how stored 8 bits came from 16: `high_byte` or `clip:LO:HI`.
     """
 
@@ -30,6 +31,7 @@ class FragmentSettings(BaseModel):
     level: int | None = Field(default=None, ge=0)
     label_values: dict[int, Annotated[int, Field(ge=0, le=254)]] | None = None
     to_uint8: str | None = None
+    purpose: Literal["test", "development"] | None = None
 
 
 def load_settings(files: Sequence[Path]) -> FragmentSettings:

@@ -98,3 +98,20 @@ def test_it_opens_like_any_other_segment(folder):
     assert fragment.label is not None
     assert fragment.label[0:160, 0:192].any()
     assert (fragment.voxel_um, fragment.direction, fragment.center_layer) == (7.91, "forward", 8)
+
+
+def test_a_phantom_for_testing_is_never_trained_on_whatever_its_format(folder, tmp_path, monkeypatch):
+    from data_recipes.convert import convert
+    from data_recipes.fragment import open_fragment, open_fragments, refuse_test_phantoms
+
+    copy = convert(folder, tmp_path / "copy.zarr", progress=False)
+    for path in (folder, folder / "layers", copy):
+        fragments = open_fragments([path])
+        (name,) = fragments
+        assert fragments[name].purpose == "test"
+        with pytest.raises(ValueError, match=f"{name} is a test phantom .* seeds below 1000"):
+            refuse_test_phantoms(fragments, [name])
+        refuse_test_phantoms(fragments, [])
+    monkeypatch.setenv("INKZOO_CACHE", str(tmp_path))
+    assert open_fragment("phantom:dipole:3:160x192").purpose == "development"
+    refuse_test_phantoms(open_fragments(["phantom:dipole:3:160x192"]), ["phantom-dipole-3-160x192"])
