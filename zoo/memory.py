@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from torch import nn
 
 _SAMPLE_SECONDS = 0.003
 _CPU_SIGNS = ("DefaultCPUAllocator", "not enough memory", "Unable to allocate", "bad allocation", "bad_alloc")
@@ -44,22 +45,31 @@ def _where_memory_ran_out(error: Exception) -> str | None:
 
 
 class PeakMemory:
-    """Peak memory of a block: `with PeakMemory(device) as peak: …`, then `peak.bytes` and `peak.kind`.
+    """Peak memory of a block: `with PeakMemory(device, model) as peak: …`, then `peak.bytes` and `peak.kind`.
 
     On a GPU the allocator's peak, with what it kept in reserve in `peak.reserved`. On a CPU the peak growth of this
     process's anonymous resident memory (RssAnon: mapped file pages do not count) over what it was on entering,
-    sampled every few milliseconds by a thread; memory that was freed before and is used again does not show, so
-    compare models in fresh processes. Where /proc is missing, the growth of the whole resident set.
+    sampled every few milliseconds by a thread, and the weights of `model`, which lay there before: a GPU's peak has
+    them too, so either is weights, gradients, optimiser state and activations together. Memory that was freed before
+    and is used again does not show, so compare models in fresh processes. Where /proc is missing, the growth of the
+    whole resident set.
+
+    Attributes:
+        bytes: the peak.
+        reserved: bytes a GPU's allocator kept; None on a CPU.
+        kind: what `bytes` is of, in words short enough for a column's heading.
     """
 
-    def __init__(self, device: torch.device | str = "cpu"):
+    def __init__(self, device: torch.device | str = "cpu", model: nn.Module | None = None):
         self.device = torch.device(device)
         self.bytes = 0
         self.reserved: int | None = None
+        self._held = 0
         if self.device.type == "cuda":
-            self.kind = "GPU allocated"
+            self.kind = "GPU memory"
         else:
-            self.kind = "RssAnon growth" if _STATM.exists() else "RSS growth"
+            self.kind = "CPU memory" if _STATM.exists() else "CPU memory, files too"
+            self._held = state_bytes(model) if model is not None else 0
 
     def __enter__(self) -> PeakMemory:
         if self.device.type == "cuda":
@@ -79,7 +89,7 @@ class PeakMemory:
             return
         self._done.set()
         self._sampler.join()
-        self.bytes = max(self._highest, anonymous_bytes()) - self._start
+        self.bytes = max(self._highest, anonymous_bytes()) - self._start + self._held
 
     def _sample(self) -> None:
         while not self._done.wait(_SAMPLE_SECONDS):
@@ -97,3 +107,9 @@ def anonymous_bytes() -> int:
     except OSError:
         return psutil.Process().memory_info().rss
     return (int(resident) - int(shared)) * _PAGE
+
+
+def state_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters and buffers, each counted once; tensors on the meta device hold none."""
+    tensors = [*model.parameters(), *model.buffers()]  # either leaves out repeats of its own kind
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.device.type != "meta")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from zoo.memory import OutOfMemoryError, PeakMemory, anonymous_bytes, one_memory_error
+from zoo.memory import OutOfMemoryError, PeakMemory, anonymous_bytes, one_memory_error, state_bytes
 
 MIB = 2**20
 
@@ -18,8 +19,22 @@ def test_peak_sees_memory_that_is_freed_again() -> None:
         kept = torch.ones(MIB, dtype=torch.uint8)
     assert peak.bytes > 40 * MIB
     assert kept.numel() == MIB
-    assert peak.kind == "RssAnon growth"
+    assert peak.kind == "CPU memory"
     assert peak.reserved is None
+
+
+def test_weights_that_were_there_before_count() -> None:
+    model = nn.Sequential(nn.Linear(1024, 4096), nn.BatchNorm1d(4096))
+    weights = 4 * (1024 * 4096 + 4096 + 4 * 4096) + 8  # with running mean and variance, and the batches counted
+    assert state_bytes(model) == weights
+    model.register_parameter("again", model[0].weight)  # pyright: ignore[reportArgumentType]
+    assert state_bytes(model) == weights
+    with PeakMemory("cpu", model) as peak:
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+    assert peak.bytes > 1.9 * weights
+    with torch.device("meta"):
+        assert state_bytes(nn.Linear(3, 3)) == 0
 
 
 def test_mapped_file_pages_do_not_count(tmp_path) -> None:
@@ -59,9 +74,11 @@ def test_other_errors_pass() -> None:
 
 @pytest.mark.gpu
 def test_peak_on_a_gpu_is_the_allocators() -> None:
-    with PeakMemory("cuda") as peak:
+    model = nn.Linear(1024, 1024)
+    with PeakMemory("cuda", model) as peak:
+        model.cuda()
         block = torch.ones(64 * MIB, dtype=torch.uint8, device="cuda")
         del block
-    assert peak.bytes >= 64 * MIB
+    assert 68 * MIB <= peak.bytes < 72 * MIB  # the weights once, the block once
     assert peak.reserved is not None
     assert peak.reserved >= peak.bytes

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data_recipes.augment import AugmentSettings
 
-
 BUDGET = ("steps", "minutes")
 
 

@@ -48,7 +48,7 @@ class TrainReport:
         step_seconds: median over the steps.
         losses: `loss` and its parts, means over the last tenth of the steps.
         curve: (step, mean loss since the point before), at most `CURVE_POINTS`.
-        peak_bytes, peak_kind, peak_reserved: as `zoo.memory.PeakMemory` has them.
+        peak_bytes, peak_kind, peak_reserved: as `zoo.memory.PeakMemory` has them, the weights among them.
         precision, device: what was used.
         checkpoint, log: where they lie.
     """
@@ -129,7 +129,7 @@ def train(
     with (
         (out / "log.jsonl").open("w") as log,
         one_memory_error(f"training {name}", _MEMORY_ADVICE),
-        PeakMemory(device) as peak,
+        PeakMemory(device, model) as peak,
         stop_signals() as stopped,
     ):
         model.to(device).train()
