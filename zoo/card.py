@@ -23,6 +23,8 @@ class ModelCard:
         out_stride: pixels of the input to one of the finest head.
         differs: what is not as in the paper, a sentence each.
         options: what the builder takes besides depth, tile and classes: name -> meaning.
+        init_options: those of them that only set the weights a model starts from, such as a file to read: they go into
+            a checkpoint's record, and are not given to the builder when it is opened, whose weights replace them.
         uses_depth: whether the order of the layers can change the answer.
     """
 
@@ -39,4 +41,5 @@ class ModelCard:
     out_stride: int = 1
     differs: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
+    init_options: tuple[str, ...] = ()
     uses_depth: bool = True

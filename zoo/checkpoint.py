@@ -38,7 +38,7 @@ class Loaded:
     Attributes:
         model: with its weights, on the device asked for, in evaluation mode.
         name: registered name, or "module:builder".
-        options: what the builder was given besides depth, tile and classes.
+        options: what the builder was given in training besides depth, tile and classes.
         contract: how the model's input was made in training.
         config: the whole training configuration, as written.
         info: everything else in the metadata: card, versions, depth, tile, classes.
@@ -168,9 +168,9 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Loa
         FileNotFoundError, ValueError: as `read_info`; also where the model's code has changed since.
     """
     facts = read_info(path)
-    model = create_model(
-        facts["name"], depth=facts["depth"], tile=facts["tile"], classes=facts["classes"], **facts["options"]
-    )
+    only_at_first = facts["card"].get("init_options", ())  # their files need not be here: the weights are
+    options = {key: value for key, value in facts["options"].items() if key not in only_at_first}
+    model = create_model(facts["name"], depth=facts["depth"], tile=facts["tile"], classes=facts["classes"], **options)
     with safe_open(Path(path), "pt") as file:
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     try:

@@ -65,6 +65,7 @@ def test_its_card_is_true(name: str) -> None:
     assert card.depth >= 1 and card.tile >= least(name) and card.tile % card.multiple == 0
     taken = [key for key in inspect.signature(_builder(name)).parameters if key not in ("depth", "tile", "classes")]
     assert sorted(card.options) == sorted(taken), "each option of the builder is explained on the card, and no other"
+    assert set(card.init_options) <= set(taken)
 
 
 @pytest.mark.parametrize("name", SMALL)

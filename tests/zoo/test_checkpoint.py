@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from data_recipes.tiles import InputContract
-from zoo import checkpoint, create_model
+from zoo import checkpoint, create_model, model_card
 from zoo.checkpoint import load_checkpoint, read_info, save_checkpoint
 from zoo.device import to_channels_last
 from zoo.models.base import InkModel
+from zoo.models.depthcnn import DepthCNN
 
 CONTRACT = InputContract(stored_dtype="uint8", depth=5, tile=32, clip=(0, 220), mean=0.4, std=0.2, direction="reverse")
 OPTIONS = {"width": 2}
@@ -41,6 +43,31 @@ def test_what_goes_in_comes_out(tmp_path: Path, model: InkModel) -> None:
     assert not loaded.model.training
     volume = torch.randn(2, 1, 5, 32, 32)
     torch.testing.assert_close(loaded.model(volume), model.eval()(volume), rtol=0, atol=0)
+
+
+def build_pretrained(*, depth: int, tile: int, classes: int = 1, width: int = 4, start: str | None = None) -> InkModel:
+    """A tiny stand-in for a model that starts from a file of weights."""
+    card = replace(model_card("depthcnn_tiny"), name="pretrained", init_options=("start",))
+    model = DepthCNN(card, depth=depth, tile=tile, classes=classes, width=width)
+    if start is not None:
+        model.load_state_dict(load_file(start))
+    return model
+
+
+def test_the_file_that_training_started_from_need_not_be_there_any_more(tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    save_file(build_pretrained(depth=5, tile=32, width=2).state_dict(), start)
+    options = {"width": 2, "start": str(start)}
+    name = f"{__name__}:build_pretrained"
+    trained = create_model(name, depth=5, tile=32, **options)
+    path = save_checkpoint(
+        tmp_path / "last.safetensors", trained, name=name, options=options, contract=CONTRACT, config=CONFIG
+    )
+    start.unlink()
+    loaded = load_checkpoint(path)
+    assert loaded.options == options
+    for key, value in loaded.model.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[key]), key
 
 
 def test_weights_in_another_memory_layout_and_shared_ones_are_kept(tmp_path: Path, model: InkModel) -> None:

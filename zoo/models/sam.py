@@ -45,6 +45,7 @@ def _card(
     tile: int,
     differs: tuple[str, ...],
     options: dict[str, str],
+    init_options: tuple[str, ...] = (),
 ) -> ModelCard:
     return ModelCard(
         name=name,
@@ -59,6 +60,7 @@ def _card(
         out_stride=out_stride,
         differs=differs + _SHARED_DIFFERS,
         options=options,
+        init_options=init_options,
     )
 
 
@@ -86,6 +88,7 @@ CARDS = {
             tile=256,
             differs=("Any tile in 16-px steps: positional embeddings and relative positions are resized to it.",),
             options={"checkpoint": "path of the official weights (sam_vit_b_01ec64.pth), checked by their SHA-256"},
+            init_options=("checkpoint",),
         ),
     )
 }
