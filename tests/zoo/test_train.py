@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_recipes.fragment import open_fragments
 from data_recipes.regions import Rect
 from data_recipes.sampling import grid_table
 from data_recipes.tiles import TileDataset, fit_contract
-from zoo import create_model
+from zoo import create_model, list_models, model_card
 from zoo.checkpoint import load_checkpoint
 from zoo.device import resolve_device, resolve_precision
 from zoo.memory import OutOfMemoryError
@@ -30,7 +30,7 @@ from zoo.train import loop
 from zoo.train.batches import Batches, step_seed
 from zoo.train.config import TrainConfig, load_train_config, merge_settings
 from zoo.train.loop import TrainingDiverged, thin, train
-from zoo.train.optim import make_optimizer, schedule
+from zoo.train.optim import make_optimizer, schedule, training_precision
 from zoo.train.progress import Progress, duration, show_progress
 
 DEPTH, SIDE, TILE = 4, 128, 32
@@ -291,6 +291,37 @@ def test_devices_and_precision_are_resolved() -> None:
             resolve_device(name)
     assert resolve_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
     assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "safe"),
+    [(3, 1, False), ((3, 1, 1), "same", False), (3, (0, 1, 1), True), (1, 0, True), ((1, 3, 3), "same", True)],
+)
+def test_convolutions_whose_bf16_gradients_may_be_wrong_are_trained_in_fp32(kernel, padding, safe) -> None:
+    model, cpu = nn.Sequential(nn.ReLU(), nn.Conv3d(1, 1, kernel, padding=padding)), torch.device("cpu")
+    if safe:
+        assert training_precision("bf16", model, cpu) == "bf16"
+    else:
+        with pytest.warns(UserWarning, match="trained in fp32, not bf16: 1 is an nn.Conv3d that pads Z"):
+            assert training_precision("bf16", model, cpu) == "fp32"
+    assert training_precision("fp32", model, cpu) == "fp32"
+    assert training_precision("bf16", model, torch.device("cuda")) == "bf16"
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_here_can_be_trained_in_bf16(name: str) -> None:
+    card = model_card(name)
+    with torch.device("meta"):
+        model = create_model(name, depth=card.depth, tile=card.tile)
+    assert training_precision("bf16", model, torch.device("cpu")) == "bf16"
+
+
+def test_a_foreign_model_is_trained_in_the_precision_it_reports(dataset: TileDataset, tmp_path: Path) -> None:
+    model = small_model()
+    model.encoder[0][0] = nn.Conv3d(1, 4, 3, stride=(1, 2, 2), padding=1)  # pyright: ignore
+    with pytest.warns(UserWarning, match=r"encoder\.0\.0 is an nn\.Conv3d"):
+        report = train(model, dataset, config(steps=1, precision="bf16"), device="cpu", out=tmp_path)
+    assert report.precision == "fp32"
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

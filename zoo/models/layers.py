@@ -12,8 +12,9 @@ def conv3d(volume: Tensor, kernel: Tensor, bias: Tensor | None = None, *, stride
     """`F.conv3d`, whose gradients can be trusted in bf16 on a CPU: (B, C, D, H, W), (C', C, kz, ky, kx) -> (B, C', …).
 
     On CPUs with native bf16, oneDNN leaves taps of the kernel's gradient unwritten (garbage up to 1e38, NaN) where
-    the volume has fewer layers than the kernel and more than one; seen with torch 2.15 for 3³ and 5³. Z is padded
-    beforehand then: the same sums, nothing unwritten, and such volumes are small.
+    Z is padded and the volume has fewer layers than the kernel and more than one; seen with torch 2.15 for 3³ and 5³.
+    Z is padded beforehand then: the same sums, nothing unwritten, and such volumes are small. Models with
+    `nn.Conv3d`s that pad Z are trained in fp32 there (`zoo.train.optim.training_precision`).
     """
     z, y, x = padding
     if z and 1 < volume.shape[2] < kernel.shape[2]:

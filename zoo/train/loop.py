@@ -25,15 +25,14 @@ from data_recipes.augment import augment
 from data_recipes.tiles import TileDataset
 from zoo.checkpoint import save_checkpoint
 from zoo.degrade import degrade
-from zoo.device import resolve_precision, to_channels_last
+from zoo.device import to_channels_last
 from zoo.losses import make_loss
 from zoo.memory import PeakMemory, one_memory_error
 from zoo.models.base import Heads, InkModel
 from zoo.train.batches import make_loader, step_seed, to_device
 from zoo.train.config import TrainConfig
-from zoo.train.optim import make_fabric, make_optimizer, schedule
+from zoo.train.optim import make_fabric, make_optimizer, schedule, training_precision
 from zoo.train.progress import Progress
-from zoo.train.shallow import PadShallowConvolutions
 
 CURVE_POINTS = 200
 _MEMORY_ADVICE = "use a smaller batch, tile or depth, bf16, or a smaller variant of the model"
@@ -112,11 +111,9 @@ def train(
         raise ValueError("there is not one tile to train on: check label and papyrus, or loosen the recipe")
     device, out, name = torch.device(device), Path(out), name or model.card.name
     out.mkdir(parents=True, exist_ok=True)
-    precision = resolve_precision(config.precision, device)
+    precision = training_precision(config.precision, model, device)
     fabric = make_fabric(device, precision)
     loss_of = make_loss(config.loss, smoothing=config.smoothing, classes=model.classes)
-    shallow = device.type == "cpu" and precision == "bf16"
-    sound = PadShallowConvolutions() if shallow else contextlib.nullcontext()
     history: list[dict[str, float]] = []
     times: list[float] = []
 
@@ -138,7 +135,8 @@ def train(
         engine, optimizer = fabric.setup(model, make_optimizer(model, config, device))
         engine.mark_forward_method("heads")
         batches = iter(make_loader(dataset, config.batch_size, config.seed, device, config.num_workers))
-        step, share, start = 0, 0.0, time.perf_counter()
+        step, share = 0, 0.0
+        start = now = time.perf_counter()
         while share < 1:
             began = time.perf_counter()
             rate = config.lr * schedule(share, config.warmup)
@@ -155,7 +153,7 @@ def train(
                 volume = volume.contiguous(memory_format=torch.channels_last_3d)
             model.check_input(volume)
 
-            with fabric.autocast(), sound:  # on one device Fabric calls a marked method without its autocast
+            with fabric.autocast():  # on one device Fabric calls a marked method without its autocast
                 heads = engine.heads(volume)
             loss, parts = loss_of(in_float32(heads), batch["label"], batch["mask"])
             fabric.backward(loss)
@@ -185,7 +183,7 @@ def train(
     checkpoint = save()
     return TrainReport(
         steps=step,
-        seconds=sum(times),
+        seconds=now - start,
         samples=step * config.batch_size,
         step_seconds=statistics.median(times),
         losses=_mean(history[-max(1, step // 10) :]),

@@ -1,17 +1,45 @@
-"""The optimizer, its schedule, and the engine that runs both on a device."""
+"""The arithmetic of a training run, its optimizer and schedule, and the engine that runs them on a device."""
 
 from __future__ import annotations
 
 import logging
 import math
+import warnings
+from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from zoo.device import Precision, resolve_precision
 from zoo.train.config import TrainConfig
 
 _FIRST_RATE = 0.04  # share of the highest rate that a warm-up starts from: a first step at 0 would be lost
+
+
+def training_precision(asked: Precision, model: nn.Module, device: torch.device) -> Literal["fp32", "bf16"]:
+    """What to train `model` in: as `resolve_precision`, but fp32 where bf16 gradients could be wrong, with a warning.
+
+    On a CPU, PyTorch's own 3D convolutions leave parts of the kernel's gradient unwritten in bf16 where there are fewer
+    layers than the kernel has and Z is padded (`zoo.models.layers.conv3d`, which does not). How many layers reach a
+    convolution is not known beforehand, so any of them that pads Z counts.
+    """
+    precision = resolve_precision(asked, device)
+    if precision == "bf16" and device.type == "cpu":
+        unsafe = [name for name, module in model.named_modules() if isinstance(module, nn.Conv3d) and _pads_z(module)]
+        if unsafe:
+            warnings.warn(
+                f"trained in fp32, not bf16: {unsafe[0]} is an nn.Conv3d that pads Z, whose bf16 gradients on a CPU "
+                "can be wrong; zoo.models.layers.Conv3d can be trusted in bf16",
+                stacklevel=2,
+            )
+            return "fp32"
+    return precision
+
+
+def _pads_z(conv: nn.Conv3d) -> bool:
+    padded = conv.padding == "same" if isinstance(conv.padding, str) else conv.padding[0] > 0
+    return conv.kernel_size[0] > 1 and padded
 
 
 def make_fabric(device: torch.device, precision: str) -> Fabric:
