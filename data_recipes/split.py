@@ -7,9 +7,9 @@ natural prevalence) and `test`. Training lies at least `buffer` px (Chebyshev di
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from data_recipes.sampling import SampleTable
 
 
-class Plane(Protocol):
+class Sized(Protocol):
     """What a split needs to know of a fragment: its name and its (H, W) in px."""
 
     @property
@@ -29,15 +29,23 @@ class Plane(Protocol):
     def shape(self) -> tuple[int, int]: ...
 
 
+Holds = Callable[[str, Rect], tuple[bool, bool]]
+"""(fragment, rectangle of it) -> whether that has supervised papyrus with ink, and without. Asked of strips only."""
+
+
 @dataclass(frozen=True)
 class Fold:
-    """One way to train, calibrate and test. All rectangles in px of the named fragment; `buffer` in px."""
+    """One way to train, calibrate and test. All rectangles in px of the named fragment; `buffer` in px.
+
+    `left_out` names the fragments at hand that take no part because they have no ink label.
+    """
 
     name: str
     train: Region
     calibration: Region
     test: Region
     buffer: int
+    left_out: tuple[str, ...] = ()
 
     def as_dict(self) -> dict:
         """Plain lists, for a Result."""
@@ -45,11 +53,11 @@ class Fold:
             part: {name: [list(rect) for rect in rects] for name, rects in region.items()}
             for part, region in (("train", self.train), ("calibration", self.calibration), ("test", self.test))
         }
-        return {"name": self.name, "buffer": self.buffer, **plain}
+        return {"name": self.name, "buffer": self.buffer, "left_out": list(self.left_out), **plain}
 
 
 def folds(
-    fragments: Mapping[str, Plane],
+    fragments: Mapping[str, Sized],
     *,
     buffer: int,
     parts: int = 2,
@@ -71,11 +79,18 @@ def folds(
 
 
 def leave_one_out(
-    fragments: Mapping[str, Plane], *, buffer: int, calibration_parts: int = 5, calibration_index: int = 0
+    fragments: Mapping[str, Sized],
+    *,
+    buffer: int,
+    calibration_parts: int = 5,
+    calibration_index: int = 0,
+    holds: Holds | None = None,
 ) -> list[Fold]:
     """One fold a fragment: it is the test, the others are trained on, each less its calibration strip.
 
-    Raises ValueError with fewer than two fragments.
+    Where `holds` tells what strips hold, those with ink and blank papyrus are preferred, here and below.
+
+    Raises ValueError with fewer than two fragments, and where no strip can set a threshold.
     """
     if len(fragments) < 2:
         raise ValueError(f"leave-one-fragment-out needs at least two fragments, got {len(fragments)}: use blocks")
@@ -88,19 +103,21 @@ def leave_one_out(
             buffer,
             calibration_parts,
             calibration_index,
+            holds,
         )
         for held_out in planes
     ]
 
 
 def blocks(
-    fragment: Plane,
+    fragment: Sized,
     *,
     parts: int = 2,
     axis: Literal["auto", "rows", "columns"] = "auto",
     buffer: int,
     calibration_parts: int = 5,
     calibration_index: int = 0,
+    holds: Holds | None = None,
 ) -> list[Fold]:
     """One fragment cut into `parts` blocks along an axis (`auto`: the longer one), each held out in turn."""
     if parts < 2:
@@ -119,6 +136,7 @@ def blocks(
             buffer,
             calibration_parts,
             calibration_index,
+            holds,
         )
         for number, test in enumerate(pieces)
     ]
@@ -130,18 +148,28 @@ def explicit(
     *,
     buffer: int,
     name: str = "explicit",
-    fragments: Mapping[str, Plane] | None = None,
+    fragments: Mapping[str, Sized] | None = None,
     calibration_parts: int = 5,
     calibration_index: int = 0,
+    holds: Holds | None = None,
 ) -> Fold:
     """The fold of a suite that names its rectangles (y0, y1, x0, x1); training is cut back to the buffer if nearer.
 
-    Raises ValueError for an empty rectangle, and, where `fragments` are given, for one that leaves its fragment.
+    Raises ValueError for an empty rectangle, for test rectangles that overlap (their pixels would count twice), and,
+    where `fragments` are given, for a rectangle that leaves its fragment.
     """
     if fragments is not None:
         _check_inside(train, fragments)
         _check_inside(test, fragments)
-    return _fold(name, _region(train), _region(test), buffer, calibration_parts, calibration_index)
+    held_out = _region(test)
+    for fragment, rects in held_out.items():
+        for one, other in combinations(rects, 2):
+            if one.intersect(other):
+                raise ValueError(
+                    f"{fragment}: the test rectangles {tuple(one)} and {tuple(other)} overlap, and the pixels they share "
+                    "would count twice; make them disjoint"
+                )
+    return _fold(name, _region(train), held_out, buffer, calibration_parts, calibration_index, holds)
 
 
 def _region(rectangles: Mapping[str, Sequence[Sequence[int]]]) -> Region:
@@ -154,7 +182,7 @@ def _region(rectangles: Mapping[str, Sequence[Sequence[int]]]) -> Region:
     return region
 
 
-def _check_inside(rectangles: Mapping[str, Sequence[Sequence[int]]], fragments: Mapping[str, Plane]) -> None:
+def _check_inside(rectangles: Mapping[str, Sequence[Sequence[int]]], fragments: Mapping[str, Sized]) -> None:
     for name, rects in rectangles.items():
         if name not in fragments:
             raise ValueError(f"the split names fragment {name!r}, the data given are {', '.join(fragments)}")
@@ -177,7 +205,15 @@ def _cut(rect: Rect, parts: int, axis: str) -> tuple[Rect, ...]:
     )
 
 
-def _fold(name: str, side: Region, test: Region, buffer: int, calibration_parts: int, calibration_index: int) -> Fold:
+def _fold(
+    name: str,
+    side: Region,
+    test: Region,
+    buffer: int,
+    calibration_parts: int,
+    calibration_index: int,
+    holds: Holds | None,
+) -> Fold:
     if buffer < 0:
         raise ValueError(f"a buffer is at least 0 px, got {buffer}")
     if calibration_parts < 2:
@@ -186,8 +222,12 @@ def _fold(name: str, side: Region, test: Region, buffer: int, calibration_parts:
     calibration: dict[str, tuple[Rect, ...]] = {}
     for fragment, rects in side.items():
         away = subtract_all(_disjoint(rects), [rect.grow(buffer) for rect in test.get(fragment, ())])
-        strips = [_strip(rect, test.get(fragment, ()), buffer, calibration_parts, calibration_index) for rect in away]
-        strips = [strip for strip in strips if strip]
+        strips = []
+        for rect in away:
+            possible = _strips(rect, test.get(fragment, ()), buffer, calibration_parts)
+            if holds is not None:
+                possible = _fit_for_a_threshold(possible, fragment, holds)
+            strips += possible[calibration_index % len(possible) :][:1] if possible else []
         kept = subtract_all(away, [strip.grow(buffer) for strip in strips])
         if kept:
             train[fragment] = kept
@@ -199,7 +239,23 @@ def _fold(name: str, side: Region, test: Region, buffer: int, calibration_parts:
             f"fold {name}: no room for training and calibration beside a buffer of {buffer} px "
             f"(training side {sizes}); use a smaller tile and buffer, other parts, or a larger fragment"
         )
+    if holds is not None:
+        found = [holds(fragment, strip) for fragment, strips in calibration.items() for strip in strips]
+        for there, what in zip(map(any, zip(*found, strict=True)), ("ink", "blank papyrus"), strict=True):
+            if not there:
+                raise ValueError(
+                    f"fold {name}: no calibration strip of {', '.join(calibration)} holds supervised papyrus with and "
+                    f"without ink ({what} is missing), so no threshold can be chosen; check the label and the "
+                    "supervision mask of the training side, or use fewer calibration_parts"
+                )
     return Fold(name, train, calibration, dict(test), buffer)
+
+
+def _fit_for_a_threshold(strips: list[Rect], fragment: str, holds: Holds) -> list[Rect]:
+    """The strips with both ink and blank papyrus; where there are none, those with either, and then all."""
+    held = {strip: sum(holds(fragment, strip)) for strip in strips}
+    most = max(held.values(), default=0)
+    return [strip for strip in strips if held[strip] == most]
 
 
 def _disjoint(rects: Sequence[Rect]) -> tuple[Rect, ...]:
@@ -210,8 +266,8 @@ def _disjoint(rects: Sequence[Rect]) -> tuple[Rect, ...]:
     return tuple(out)
 
 
-def _strip(rect: Rect, test: Sequence[Rect], buffer: int, parts: int, index: int) -> Rect | None:
-    """The `index`-th calibration strip of one training rectangle, across its longer axis; None where it has no room.
+def _strips(rect: Rect, test: Sequence[Rect], buffer: int, parts: int) -> list[Rect]:
+    """The possible calibration strips of one training rectangle, across its longer axis; none where it has no room.
 
     Strips are ordered by what they cost: an end has to keep its distance on one side only, and the end far from the
     test comes first. A strip is never thinner than the buffer (one tile must fit), and leaves as much for training.
@@ -222,14 +278,14 @@ def _strip(rect: Rect, test: Sequence[Rect], buffer: int, parts: int, index: int
         parts -= 1
     strips = [strip for strip in _cut(rect, parts, axis) if max(_longest(rect, strip, buffer)) >= max(buffer, 1)]
     if not strips or side // parts < buffer:
-        return None
+        return []
 
     def cost(strip: Rect) -> tuple[int, int, Rect]:
         lost = rect.intersect(strip.grow(buffer))
         near = min((_distance(strip, other) for other in test), default=0)
         return (lost.area if lost else 0) - strip.area, -near, strip
 
-    return sorted(strips, key=cost)[index % len(strips)]
+    return sorted(strips, key=cost)
 
 
 def _longest(rect: Rect, strip: Rect, buffer: int) -> list[int]:
