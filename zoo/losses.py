@@ -9,7 +9,7 @@ h×w cells of one head. Everything is computed in float32, whatever precision th
   before the one division, which keeps tiles without ink from dominating. A class that the batch does not hold
   contributes nothing to a region loss (segmentation_models_pytorch's convention): pixel losses carry empty batches.
 - `ms_ssim` is taken at full resolution on the finest head (see `masked_ms_ssim`).
-- Deep supervision is the mean over the heads, or their weighted mean with `head_weights`.
+- Deep supervision is the mean over the heads.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ def make_loss(
     *,
     smoothing: float = 0.0,
     classes: int = 1,
-    head_weights: Sequence[float] | None = None,
 ) -> InkLoss:
     """A loss from names joined by + ("focal+jaccard", each with weight 1) or a mapping {name: weight}.
 
@@ -53,12 +52,11 @@ def make_loss(
         smoothing: what pixel losses see instead of 0 (.1: binary labels become .1 and .9; with more classes every
             class that is not there gets it).
         classes: as the model was built.
-        head_weights: relative weight of each head, finest first; equal when not given.
 
     Raises:
         ValueError: unknown name (the nearest is named), bad weight, smoothing that turns labels over.
     """
-    return InkLoss(parse_spec(spec), smoothing=smoothing, classes=classes, head_weights=head_weights)
+    return InkLoss(parse_spec(spec), smoothing=smoothing, classes=classes)
 
 
 def parse_spec(spec: str | Mapping[str, float]) -> dict[str, float]:
@@ -91,7 +89,6 @@ class InkLoss(nn.Module):
         *,
         smoothing: float = 0.0,
         classes: int = 1,
-        head_weights: Sequence[float] | None = None,
     ):
         super().__init__()
         most = 1 / max(2, classes)
@@ -99,12 +96,9 @@ class InkLoss(nn.Module):
             raise ValueError(
                 f"smoothing {smoothing} is not possible with {classes} class(es): from 0 to below {most:g}"
             )
-        if head_weights is not None and (min(head_weights, default=-1) < 0 or not sum(head_weights)):
-            raise ValueError(f"head_weights {list(head_weights)}: numbers from 0 on, at least one above it")
         self.weights = dict(weights)
         self.smoothing = smoothing
         self.classes = classes
-        self.head_weights = None if head_weights is None else tuple(head_weights)
         self._region: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
         if any(name in self.weights for name in REGION_LOSSES):
             # Imported here: the library takes seconds to load, and a plain BCE needs none of it.
@@ -133,11 +127,10 @@ class InkLoss(nn.Module):
             mask = mask.bool()
             target = self._one_hot(label, mask)
             values: dict[str, Tensor] = {}
-            weights = self.head_weights or (1.0,) * len(heads.logits)
-            for logits, weight in zip(heads.logits, weights, strict=True):
+            for logits in heads.logits:
                 cells, counted = pool_to(target, mask, logits.shape[-2:])
                 for name, value in self._per_head(logits, cells, counted).items():
-                    values[name] = values.get(name, 0) + value * (weight / sum(weights))
+                    values[name] = values.get(name, 0) + value / len(heads.logits)
             if "ms_ssim" in self.weights:
                 values["ms_ssim"] = self._ms_ssim(heads.logits[0], target, mask)
             total = torch.stack([values[name] * weight for name, weight in self.weights.items()]).sum()
@@ -203,8 +196,6 @@ class InkLoss(nn.Module):
             raise ValueError(
                 f"label {tuple(label.shape)} and mask {tuple(mask.shape)} must both be (B, 1, H, W), of one shape"
             )
-        if self.head_weights is not None and len(self.head_weights) != len(heads.logits):
-            raise ValueError(f"{len(self.head_weights)} head_weights for a model with {len(heads.logits)} head(s)")
         for logits in heads.logits:
             if logits.ndim != 4 or logits.shape[:2] != (label.shape[0], self.classes):
                 raise ValueError(

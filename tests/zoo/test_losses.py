@@ -275,10 +275,6 @@ def test_deep_supervision_is_the_mean_over_heads_and_ms_ssim_reads_the_finest():
     singles = [make_loss("bce+ms_ssim")(Heads([head]), label, mask)[1] for head in (fine, coarse)]
     torch.testing.assert_close(both["bce"], (singles[0]["bce"] + singles[1]["bce"]) / 2)
     torch.testing.assert_close(both["ms_ssim"], singles[0]["ms_ssim"])
-    weighted = make_loss("bce", head_weights=(3, 1))(Heads([fine, coarse]), label, mask)[0]
-    torch.testing.assert_close(weighted, (3 * singles[0]["bce"] + singles[1]["bce"]) / 4)
-    with pytest.raises(ValueError, match=r"2 head_weights for a model with 1 head"):
-        make_loss("bce", head_weights=(3, 1))(Heads([fine]), label, mask)
 
 
 def test_the_total_is_the_weighted_sum_of_the_parts():
