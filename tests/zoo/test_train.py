@@ -227,7 +227,20 @@ def test_batches_are_permutations_one_after_another_from_any_start(rows: int) ->
 
 
 def test_every_step_of_every_seed_has_its_own_draws() -> None:
-    assert len({step_seed(seed, step) for seed in range(20) for step in range(200)}) == 4000
+    seeds = {step_seed(seed, step, s) for seed in range(20) for step in range(200) for s in ("model", "augment")}
+    assert len(seeds) == 8000
+
+
+def test_the_model_and_the_augmentation_draw_apart(dataset: TileDataset, tmp_path: Path, monkeypatch) -> None:
+    drawn: list[int] = []
+
+    def spy(batch: dict, generator: torch.Generator, _settings: object) -> dict:
+        drawn.extend((generator.initial_seed(), torch.initial_seed()))
+        return batch
+
+    monkeypatch.setattr(loop, "augment", spy)
+    run(dataset, tmp_path, steps=2)
+    assert len(set(drawn)) == 4
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:

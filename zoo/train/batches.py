@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,9 +15,14 @@ from data_recipes.tiles import TileDataset
 _MOST_WORKERS = 6  # more than this wait for the disk, and each holds its batches in memory
 
 
-def step_seed(seed: int, step: int) -> int:
-    """A seed for everything random in one step, unlike that of any other step or run."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+_STREAMS = ("model", "augment")
+Stream = Literal["model", "augment"]
+
+
+def step_seed(seed: int, step: int, stream: Stream) -> int:
+    """A seed unlike that of any other step, run or stream: what a model draws tells nothing of how its tiles turned."""
+    entropy = [seed, step, _STREAMS.index(stream)]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class Batches(Sampler[list[int]]):

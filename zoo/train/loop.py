@@ -144,9 +144,9 @@ def train(
                 group["lr"] = rate
 
             batch = to_device(next(batches), device)
-            torch.manual_seed(step_seed(config.seed, step))
+            torch.manual_seed(step_seed(config.seed, step, "model"))
             if config.augment is not None:
-                draws = torch.Generator().manual_seed(step_seed(config.seed, step))
+                draws = torch.Generator().manual_seed(step_seed(config.seed, step, "augment"))
                 batch = augment(batch, draws, config.augment)
             volume = degrade(batch["volume"], config.degrade)
             if config.channels_last:
