@@ -166,8 +166,8 @@ def explicit(
         for one, other in combinations(rects, 2):
             if one.intersect(other):
                 raise ValueError(
-                    f"{fragment}: the test rectangles {tuple(one)} and {tuple(other)} overlap, and the pixels they share "
-                    "would count twice; make them disjoint"
+                    f"{fragment}: the test rectangles {tuple(one)} and {tuple(other)} overlap: the pixels they "
+                    "share would count twice; make them disjoint"
                 )
     return _fold(name, _region(train), held_out, buffer, calibration_parts, calibration_index, holds)
 
