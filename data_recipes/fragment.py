@@ -159,6 +159,13 @@ def refuse_test_phantoms(fragments: Mapping[str, Fragment], names: Iterable[str]
             )
 
 
+def absolute_data(items: Iterable[str | Path]) -> list[str]:
+    """Paths made absolute, so that they mean the same in another process; `phantom:…` stays as it is."""
+    return [
+        str(item) if str(item).startswith("phantom:") else os.path.abspath(Path(item).expanduser()) for item in items
+    ]
+
+
 def _resolve(path: str | Path) -> Path:
     if str(path).startswith("phantom:"):
         from data_recipes.phantom import phantom_fragment
