@@ -148,6 +148,14 @@ def open_fragments(paths: Sequence[str | Path]) -> dict[str, Fragment]:
     return found
 
 
+def absolute_data(items: Iterable[str | Path]) -> list[str]:
+    """A list of data as given, with paths made absolute and `~` expanded, so that it holds in any folder.
+
+    `phantom:…` stays as it is.
+    """
+    return [text if text.startswith("phantom:") else _absolute(text) for text in map(str, items)]
+
+
 def refuse_test_phantoms(fragments: Mapping[str, Fragment], names: Iterable[str]) -> None:
     """Raise ValueError if one of the named fragments, which are to be trained on, is a phantom for testing."""
     for name in names:
@@ -171,12 +179,16 @@ def _resolve(path: str | Path) -> Path:
         from data_recipes.phantom import phantom_fragment
 
         return Path(phantom_fragment(str(path)))
-    where = Path(os.path.abspath(Path(path).expanduser()))
+    where = Path(_absolute(path))
     if not where.exists():
         near = get_close_matches(where.name, [p.name for p in where.parent.iterdir()]) if where.parent.is_dir() else []
         hint = f"; nearest there: {', '.join(near)}" if near else ""
         raise FileNotFoundError(f"{path}: no such path{hint}")
     return where
+
+
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(Path(path).expanduser())
 
 
 def _open_parts(path: Path) -> Parts:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from data_recipes.schema import describe, read_yaml
+
 
 class FragmentSettings(BaseModel):
     """The keys of `fragment.yaml`, all optional; any other key is an error.
@@ -40,37 +42,13 @@ def load_settings(files: Sequence[Path]) -> FragmentSettings:
     Raises:
         ValueError: not YAML, an unknown key, a value that is not possible.
     """
-    import yaml
-
-    for file in files:
-        if not file.is_file():
-            continue
-        try:
-            stated = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from error
-        if stated is None:
-            return FragmentSettings()
-        if not isinstance(stated, dict):
-            raise ValueError(f"{file}: expected lines of `key: value`, got {type(stated).__name__}")
-        return _validate(stated, str(file))
-    return FragmentSettings()
+    found = next((file for file in files if file.is_file()), None)
+    return FragmentSettings() if found is None else read_yaml(found, FragmentSettings)
 
 
 def merge(stated: FragmentSettings, found: dict[str, Any]) -> FragmentSettings:
     """What a person states wins over what the data say of themselves."""
-    return _validate({**found, **stated.model_dump(exclude_none=True)}, "the zarr's own attributes")
-
-
-def _validate(values: dict[str, Any], where: str) -> FragmentSettings:
     try:
-        return FragmentSettings.model_validate(values)
+        return FragmentSettings.model_validate({**found, **stated.model_dump(exclude_none=True)})
     except ValidationError as error:
-        told = []
-        for fault in error.errors():
-            key = ".".join(map(str, fault["loc"]))
-            if fault["type"] == "extra_forbidden":
-                told.append(f"unknown key {key} (known: {', '.join(FragmentSettings.model_fields)})")
-            else:
-                told.append(f"{key}: {fault['msg']}, got {fault['input']!r}")
-        raise ValueError(f"{where}: {'; '.join(told)}") from error
+        raise ValueError(f"the zarr's own attributes: {describe(error, FragmentSettings)}") from error

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from data_recipes.formats import arrays
-from data_recipes.fragment import Fragment, open_fragment, open_fragments
+from data_recipes.fragment import Fragment, absolute_data, open_fragment, open_fragments
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 DATA = np.arange(6 * 20 * 30, dtype=np.uint16).reshape(6, 20, 30)
@@ -88,7 +88,7 @@ def test_fragment_yaml_states_what_files_cannot(segment):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("voxel: 7.91", r"unknown key voxel \(known: name, voxel_um"),
+        ("voxel: 7.91", r"unknown key 'voxel'; nearest is 'voxel_um' \(allowed: name, voxel_um"),
         ("voxel_um: -1", "voxel_um: .*greater than 0"),
         ("direction: backwards", "direction: .*forward.*reverse"),
         ("center_layer: 6", "center_layer 6 is stated, the volume has layers 0 to 5"),
@@ -116,6 +116,14 @@ def test_label_values_give_classes(segment):
 def test_no_such_path_names_the_nearest(segment):
     with pytest.raises(FileNotFoundError, match=r"no such path; nearest there: seg"):
         open_fragment(segment.parent / "segg")
+
+
+def test_data_are_named_from_anywhere(segment, monkeypatch):
+    monkeypatch.setenv("HOME", str(segment.parent))
+    assert open_fragment("~/seg").path == segment
+    assert list(open_fragments(["~"])) == ["seg"]
+    monkeypatch.chdir(segment)
+    assert absolute_data(["../seg", "~/seg", segment, "phantom:dipole:7"]) == [*[str(segment)] * 3, "phantom:dipole:7"]
 
 
 def test_empty_folder_and_folder_of_something_else(tmp_path):
