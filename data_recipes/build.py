@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from rich.console import Console
 
+from data_recipes.files import check_file, whole_file
 from data_recipes.recipe import Recipe, load_recipe
 from data_recipes.report import Report
 from data_recipes.table import SampleTable
@@ -29,19 +29,11 @@ def build(
     """
     # all that can be wrong with the command is found before minutes of reading
     chosen = adapted(recipe, tile, samples)
-    out = Path(out)
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a folder: name the CSV file to write, {out / 'table.csv'} say")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"{out.parent} is not writable: choose another --out")
+    out = Path(out).expanduser()
+    check_file(out)
     table, report = tiles_of(chosen, data, seed)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(out) as partial:
         table.to_csv(partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
     console = console or Console()
     console.print(report.table())
     console.print(f"{len(table):,} tiles written to {out}", markup=False, highlight=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from data_recipes.files import check_writable, whole_file
 from data_recipes.formats.arrays import LazyArray
 from data_recipes.formats.stack import PLANES
 from data_recipes.formats.zarr import OURS, is_zarr
@@ -67,6 +68,7 @@ def convert(
         raise ValueError(f"{fragment.path}: labels without layers; there is no volume to convert")
     plan = _plan(fragment, to_uint8, chunk, shard)
     partial = dst.with_name(dst.name + ".partial")
+    check_writable(dst.parent, "destination")
     with _claim(partial, plan) as done:
         _write(fragment, partial, plan, done, progress)
         for name in (_DONE, _PLAN):  # in this order: a plan without a journal starts over, the reverse would not
@@ -160,8 +162,8 @@ def _claim(partial: Path, plan: dict[str, Any]) -> Iterator[set[str]]:
                 raise ValueError(f"{partial}: was begun with another {told}; remove it, or repeat the first command")
         else:
             journal.truncate(0)
-            begun.with_suffix(".tmp").write_text(json.dumps(plan, indent=1))
-            begun.with_suffix(".tmp").rename(begun)
+            with whole_file(begun) as draft:
+                draft.write_text(json.dumps(plan, indent=1), encoding="utf-8")
         journal.seek(0)
         yield {line.strip() for line in journal if line.endswith("\n")}
 
@@ -325,8 +327,8 @@ def run(src: str, dst: str, *, to_uint8: str | None, chunk: Size | None, shard: 
     from rich.markup import escape
 
     console = Console(stderr=True, highlight=False)
-    partial = Path(dst + ".partial") if not dst.endswith("/") else Path(dst[:-1] + ".partial")
-    if (partial / _PLAN).is_file() and not is_zarr(Path(dst)) and not quiet:
+    partial = Path(dst.rstrip("/") + ".partial").expanduser()
+    if (partial / _PLAN).is_file() and not is_zarr(Path(dst).expanduser()) and not quiet:
         console.print(f"continuing the conversion in {escape(str(partial))}")
     try:
         written = convert(src, dst, to_uint8=to_uint8, chunk=chunk, shard=shard, progress=not quiet)

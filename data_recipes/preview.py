@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from data_recipes.build import adapted, tiles_of
+from data_recipes.files import check_file, whole_file
 from data_recipes.table import KINDS, SampleTable
 
 if TYPE_CHECKING:
@@ -38,16 +39,18 @@ def preview(
     """Draw the tiles of a recipe over the fragments at `data` into the PNG `out`: a map and a histogram a fragment.
 
     `table` draws the tiles of that CSV instead of sampling anew; the recipe then gives their side and the buckets.
+    Raises ValueError before anything is read where `out` cannot be written.
     """
     from data_recipes.fragment import open_fragments
 
     chosen = adapted(recipe, tile, samples)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = Path(out).expanduser()
+    check_file(out)
     fragments = open_fragments(data)
     tiles = tiles_of(chosen, data, seed)[0] if table is None else SampleTable.from_csv(table)
     figure = draw(fragments, tiles, tile=chosen.tile, buckets=chosen.buckets, title=chosen.name)
-    figure.savefig(out, dpi=dpi, format="png")
+    with whole_file(out) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")
     return out
 
 

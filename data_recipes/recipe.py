@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_recipes.regions import Rect
+from data_recipes.schema import describe, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -87,7 +87,10 @@ class Recipe(_Strict):
     def with_(self, *, tile: int | None = None, samples: int | None = None) -> Recipe:
         """The same recipe at another tile side (px) or total number of tiles, checked."""
         changed = {key: value for key, value in (("tile", tile), ("samples", samples)) if value is not None}
-        return _validated({**self.model_dump(), **changed}, self.name)
+        try:
+            return Recipe.model_validate({**self.model_dump(), **changed})
+        except ValidationError as error:
+            raise ValueError(f"recipe {self.name}: {describe(error, Recipe)}") from None
 
 
 def list_recipes() -> list[str]:
@@ -103,7 +106,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     text = str(name_or_path)
     path = RECIPES / f"{text}.yaml"
     if text not in list_recipes():
-        path = Path(name_or_path)
+        path = Path(name_or_path).expanduser()
         if path.suffix not in (".yaml", ".yml"):
             nearest = difflib.get_close_matches(text, list_recipes(), 1, 0.3) or list_recipes()
             raise ValueError(
@@ -112,28 +115,4 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             )
         if not path.is_file():
             raise FileNotFoundError(f"no recipe file at {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"recipe {path}: expected keys and values, got {type(content).__name__}")
-    return _validated({"name": path.stem, **content}, path.name)
-
-
-def _validated(content: dict[str, Any], source: str) -> Recipe:
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = [str(key) for key in first["loc"]]
-        if first["type"] == "extra_forbidden":
-            allowed = list((Part if "parts" in where[:-1] else Quota if "each" in where[:-1] else Recipe).model_fields)
-            nearest = difflib.get_close_matches(where[-1], allowed, 1, 0.0)
-            raise ValueError(
-                f"recipe {source}: unknown key {'.'.join(where)!r}; nearest is {nearest[0]!r} "
-                f"(allowed: {', '.join(allowed)})"
-            ) from None
-        message = first["msg"].removeprefix("Value error, ")
-        got = "" if not where else f" (got {first['input']!r})"
-        raise ValueError(f"recipe {source}: {'.'.join(where) + ': ' if where else ''}{message}{got}") from None
+    return read_yaml(path, Recipe, defaults={"name": path.stem})

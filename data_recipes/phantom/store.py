@@ -14,6 +14,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from data_recipes.files import check_writable
+
 from . import build, constants
 from .build import INKS, TEST_SEEDS, VERSION, WANDER, Ink, PhantomArrays, make_phantom
 
@@ -57,8 +59,8 @@ def phantom_fragment(spec: str) -> Path:
     folder = home / f"v{VERSION}" / name
     if (folder / "phantom.json").is_file():
         return folder
+    check_writable(folder.parent, "$INKZOO_CACHE")
     phantom = make_phantom(seed, ink=ink, height=height, width=width)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
         write_phantom(phantom, draft, name)

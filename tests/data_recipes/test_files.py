@@ -25,7 +25,8 @@ def test_a_failure_leaves_what_was_there(tmp_path):
             partial.write_text("ne")
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
     assert target.read_text() == "old"
 

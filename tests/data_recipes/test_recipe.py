@@ -72,11 +72,11 @@ def test_a_fragment_outside_the_region_is_reported_not_made_up_for():
         ("each: {edge: 5}\nbukets: 3", r"unknown key 'bukets'; nearest is 'buckets'"),
         ("each: {edges: 5}", r"unknown key 'each.edges'; nearest is 'edge'"),
         ("parts: {a/top: {edge: 5, row: [0, 1]}}", r"unknown key 'parts.a/top.row'; nearest is 'rows'"),
-        ("tile: many\neach: {edge: 5}", r"tile: .*valid integer.*\(got 'many'\)"),
+        ("tile: many\neach: {edge: 5}", r"tile: .*valid integer.*, got 'many'"),
         ("tile: 64", r"asks for no tile"),
         ("parts: {a: {edge: 5, rows: [0.5, 0.2]}}", r"rows runs from 0.5 to 0.2"),
         ("each: {grid: all, edge: 5}\nsamples: 10", r"samples cannot scale"),
-        ("- 1\n- 2", r"expected keys and values, got list"),
+        ("- 1\n- 2", r"expected lines of `key: value`, got list"),
         ("a: [", r"not readable as YAML"),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_faulty_recipe_is_one_clear_line(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message) as error:
         load_recipe(path)
-    assert str(error.value).startswith("recipe mine.yaml: ") or str(path) in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
 
 
