@@ -6,6 +6,7 @@ thing. Models are compared by the interval of their paired difference, never by 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ MAX_LEVELS = 2048
 
 
 class PairedInterval(NamedTuple):
-    """Difference a − b on all blocks, its 95 % percentile interval, and how many blocks it rests on.
+    """Difference a − b on all blocks, its 95 % percentile interval, two-sided p, and how many blocks it rests on.
 
     `n_blocks` counts those where anything was at stake; below 30 nothing should be ranked by it.
     """
@@ -27,6 +28,7 @@ class PairedInterval(NamedTuple):
     lo: float
     hi: float
     n_blocks: int
+    p: float = 1.0
 
 
 def letter_blocks(
@@ -67,39 +69,51 @@ def dice_of(counts: ArrayLike) -> NDArray[np.float64]:
     return np.where(whole > 0, 2 * tp / np.where(whole > 0, whole, 1), 1.0)
 
 
+def dice_interval(blocks: ArrayLike, *, seed: int, n: int = 4000, level: float = 0.95) -> tuple[float, float]:
+    """Interval of one model's own Dice, blocks and seeds resampled; (blocks, 3) or (seeds, blocks, 3). For show only:
+    models are compared by their paired difference."""
+    counts = _per_seed(blocks)
+    lo, hi = np.quantile(_dice_draws(counts, *_draws(counts.shape[1], len(counts), n, seed)), _ends(level))
+    return float(lo), float(hi)
+
+
 def paired_bootstrap(
-    blocks_a: ArrayLike, blocks_b: ArrayLike, *, seed: int, n: int = 2000, level: float = 0.95
+    blocks_a: ArrayLike, blocks_b: ArrayLike, *, seed: int, n: int = 4000, level: float = 0.95
 ) -> PairedInterval:
-    """Difference of Dice, a − b, with the interval from resampling blocks, the same ones for both.
+    """Difference of Dice, a − b, with the interval from resampling blocks and seeds, the same ones for both.
+
+    With one seed the interval knows nothing of how much training itself scatters.
 
     Args:
-        blocks_a, blocks_b: (blocks, 3) each, from `letter_blocks` of the same regions.
+        blocks_a, blocks_b: (blocks, 3) or (seeds, blocks, 3) each, from `letter_blocks` of the same regions. The Dice
+            of several seeds is the mean of theirs.
         seed: of the resampling.
         n: resamples.
 
     Raises:
         ValueError: the two do not hold the same blocks (their ink, TP + FN, differs).
     """
-    a, b = np.asarray(blocks_a), np.asarray(blocks_b)
-    if a.shape != b.shape or a.ndim != 2 or a.shape[1] != 3 or (a[:, 0] + a[:, 2] != b[:, 0] + b[:, 2]).any():
+    a, b = _per_seed(blocks_a), _per_seed(blocks_b)
+    if a.shape != b.shape or a.shape[-1] != 3 or (a[..., 0] + a[..., 2] != b[..., 0] + b[..., 2]).any():
         raise ValueError(
             f"blocks {a.shape} and {b.shape} are not pairs: (blocks, 3) of the same regions and label are expected"
         )
-    stake = np.flatnonzero(np.concatenate([a, b], 1).any(1))
-    if not stake.size:
+    stake = np.concatenate([a, b]).any((0, 2))
+    if not stake.any():
         return PairedInterval(np.nan, np.nan, np.nan, 0)
-    a, b = a[stake], b[stake]
-    times = _resamples(len(stake), n, seed)
-    diffs = dice_of(times @ a) - dice_of(times @ b)
-    return _interval(float(dice_of(a.sum(0)) - dice_of(b.sum(0))), diffs, len(stake), level)
+    a, b = a[:, stake], b[:, stake]
+    times, chosen = _draws(a.shape[1], len(a), n, seed)
+    draws = _dice_draws(a, times, chosen) - _dice_draws(b, times, chosen)
+    diff = float((dice_of(a.sum(1)) - dice_of(b.sum(1))).mean())
+    return _interval(diff, draws, a.shape[1], level)
 
 
 def paired_auc_bootstrap(
-    a: BlockScores,
-    b: BlockScores,
+    a: BlockScores | Sequence[BlockScores],
+    b: BlockScores | Sequence[BlockScores],
     *,
     seed: int,
-    n: int = 2000,
+    n: int = 4000,
     block: int = 16,
     pitch: int = LETTER_PITCH,
     level: float = 0.95,
@@ -107,31 +121,41 @@ def paired_auc_bootstrap(
     """Difference of block AUC, a − b, with the interval from resampling squares of `pitch` px, the same for both.
 
     Args:
-        a, b: `block_scores` of two models on the same region, with `block` px a block.
+        a, b: `block_scores` of two models on the same region, with `block` px a block; one each, or one for each seed.
         pitch: side of the squares, at least a letter's pitch, px.
 
     Raises:
         ValueError: the two do not hold the same blocks.
     """
-    if len(a.ink) != len(b.ink) or any((x != y).any() for x, y in zip(a[1:], b[1:], strict=True)):
+    ours, theirs = ([x] if isinstance(x, BlockScores) else list(x) for x in (a, b))
+    first = ours[0]
+    for other in (*ours, *theirs):
+        if len(first.ink) != len(other.ink) or any((x != y).any() for x, y in zip(first[1:], other[1:], strict=True)):
+            raise ValueError(
+                f"{len(first.ink)} and {len(other.ink)} block scores are not pairs: the same region and label expected"
+            )
+    if pitch < block or len(ours) != len(theirs):
         raise ValueError(
-            f"{len(a.ink)} and {len(b.ink)} block scores are not pairs: the same region and label expected"
+            f"pitch {pitch} px is smaller than a block of {block} px, or {len(ours)} ≠ {len(theirs)} seeds"
         )
-    if pitch < block:
-        raise ValueError(f"pitch {pitch} px is smaller than a block of {block} px")
     per = pitch // block
-    _, group = np.unique(np.stack([a.row // per, a.col // per]), axis=1, return_inverse=True)
+    _, group = np.unique(np.stack([first.row // per, first.col // per]), axis=1, return_inverse=True)
     group = group.reshape(-1)
     groups = int(group.max(initial=-1)) + 1
-    if not (a.ink.any() and not a.ink.all()):
+    if not (first.ink.any() and not first.ink.all()):
         return PairedInterval(np.nan, np.nan, np.nan, groups)
-    times = _resamples(groups, n, seed).astype(float)
-    ink, blank = np.bincount(group, a.ink, groups), np.bincount(group, ~a.ink, groups)
+    times, chosen = _draws(groups, len(ours), n, seed)
+    times = times.astype(float)
+    ink, blank = np.bincount(group, first.ink, groups), np.bincount(group, ~first.ink, groups)
     pairs = (times @ ink) * (times @ blank)
-    wins = [((times @ _wins(x.score, x.ink, group, groups)) * times).sum(1) for x in (a, b)]
     kept = pairs > 0  # a resample may lack a class
-    diffs = (wins[0] - wins[1])[kept] / pairs[kept]
-    return _interval(auc(a.score, a.ink) - auc(b.score, b.ink), diffs, groups, level)
+
+    def draws(of_seeds: list[BlockScores]) -> NDArray[np.float64]:
+        wins = [((times @ _wins(x.score, x.ink, group, groups)) * times).sum(1) for x in of_seeds]
+        return (np.stack(wins, 1) * chosen).sum(1)[kept] / len(of_seeds) / pairs[kept]
+
+    diff = float(np.mean([auc(x.score, x.ink) - auc(y.score, y.ink) for x, y in zip(ours, theirs, strict=True)]))
+    return _interval(diff, draws(ours) - draws(theirs), groups, level)
 
 
 def _wins(score: NDArray, ink: NDArray, group: NDArray, groups: int) -> NDArray[np.float64]:
@@ -152,16 +176,35 @@ def _wins(score: NDArray, ink: NDArray, group: NDArray, groups: int) -> NDArray[
     return hits @ below.T
 
 
-def _resamples(blocks: int, n: int, seed: int) -> NDArray[np.int64]:
-    """(n, blocks): how often each block was drawn."""
-    return np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=n)
+def _per_seed(blocks: ArrayLike) -> NDArray:
+    counts = np.asarray(blocks)
+    return counts[None] if counts.ndim == 2 else counts
 
 
-def _interval(diff: float, diffs: NDArray, blocks: int, level: float) -> PairedInterval:
-    if not diffs.size:
+def _draws(blocks: int, seeds: int, n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How often each block, (n, blocks), and each seed, (n, seeds), was drawn."""
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=n)
+    return times, rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=n)
+
+
+def _dice_draws(counts: NDArray, times: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    dice = np.stack([dice_of(times @ of_seed) for of_seed in counts], 1)
+    return (dice * chosen).sum(1) / len(counts)
+
+
+def _ends(level: float) -> tuple[float, float]:
+    return (1 - level) / 2, (1 + level) / 2
+
+
+def _interval(diff: float, draws: NDArray, blocks: int, level: float) -> PairedInterval:
+    if not draws.size:
         return PairedInterval(diff, np.nan, np.nan, blocks)
-    lo, hi = np.quantile(diffs, [(1 - level) / 2, (1 + level) / 2])
-    return PairedInterval(diff, float(lo), float(hi), blocks)
+    lo, hi = np.quantile(draws, _ends(level))
+    # The +1 keeps p from being exactly zero: it cannot be known finer than the number of draws.
+    tail = min((draws <= 0).sum(), (draws >= 0).sum())
+    p = min(1.0, 2 * (tail + 1) / (len(draws) + 1))
+    return PairedInterval(diff, float(lo), float(hi), blocks, float(p))
 
 
 def torus_null(

@@ -46,10 +46,7 @@ def test_a_bench_ranks_skips_what_is_done_and_goes_on_after_a_model_that_fails(h
     done = bench(home, *options)
     assert done.returncode == 1, done.stderr  # one row failed
     rows = {row["label"]: row for row in json.loads((home / "out/leaderboard.json").read_text())["rows"]}
-    assert (
-        list(rows) == ["depthcnn_tiny", "allink", "layout", "hungry_model:build_hungry"]
-        or rows["hungry_model:build_hungry"]["status"] == "out_of_memory"
-    )
+    assert list(rows)[-1] == "hungry_model:build_hungry"
     assert rows["hungry_model:build_hungry"]["status"] == "out_of_memory"
     assert rows["depthcnn_tiny"]["status"] == "ok"
     assert rows["depthcnn_tiny"]["train_mb"] > 0
@@ -81,6 +78,7 @@ def test_a_bench_ranks_skips_what_is_done_and_goes_on_after_a_model_that_fails(h
         (["--suite", "quik"], ["quik", "quick"]),
         (["--data", "nowhere"], ["nowhere"]),
         (["--recipe", "edge"], ["edge", "edges_buckets_void"]),
+        (["--samples", "-1"], ["samples"]),
         (["--loss", "focall"], ["focall", "focal"]),
         (["--seeds", "a"], ["--seeds", "whole numbers"]),
         (["--steps", "5", "--minutes", "1"], ["--steps", "--minutes"]),

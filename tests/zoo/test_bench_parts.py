@@ -13,12 +13,13 @@ import pytest
 from data_recipes.fragment import Fragment
 from data_recipes.regions import Rect
 from data_recipes.split import Fold
+from data_recipes.split_spec import SplitSpec
 from zoo.bench import compare, leaderboard
 from zoo.bench.floors import fit_allink, fit_layout
-from zoo.bench.plan import RunSpec, build_folds, plan_runs, resolve_models
+from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.result import Result, load_result
 from zoo.bench.score import BLOCK_FILE, score
-from zoo.bench.suite import ModelEntry, SplitSpec, Suite, load_suite
+from zoo.bench.suite import ModelEntry, Suite, load_suite
 from zoo.configs import list_configs
 from zoo.registry import list_models
 
@@ -26,7 +27,15 @@ from zoo.registry import list_models
 def fragment(label: np.ndarray, name: str = "a") -> Fragment:
     everywhere = np.ones(label.shape, bool)
     fake = SimpleNamespace(
-        name=name, shape=label.shape, depth=4, label=label, papyrus=everywhere, supervised=everywhere, volume=None
+        path=Path("nowhere"),
+        sources={},
+        name=name,
+        shape=label.shape,
+        depth=4,
+        label=label,
+        papyrus=everywhere,
+        supervised=everywhere,
+        volume=None,
     )
     return cast(Fragment, fake)
 
@@ -71,8 +80,9 @@ def test_floors_follow_whatever_was_asked_for() -> None:
 
 
 def test_two_rows_of_one_label_are_refused() -> None:
+    rows = [ModelEntry(name="sam", label="a"), ModelEntry(name="repmode", label="sam_tiny")]
     with pytest.raises(ValueError, match="label of its own"):
-        resolve_models(suite(models=[ModelEntry(name="sam"), ModelEntry(name="sam_tiny")]), None, "cpu")
+        resolve_models(suite(models=rows), ["sam_tiny", "sam"], "cpu")
 
 
 def test_a_budget_on_the_command_line_replaces_the_suites() -> None:
@@ -88,17 +98,6 @@ def test_runs_differ_in_their_folder_by_seed_and_by_setting() -> None:
     specs = [*plan(suite(), fragments, [0, 1], steps=5), *plan(suite(), fragments, [0, 1], steps=6)]
     trained = [spec for spec in specs if not spec.floor]
     assert len({spec.run_id for spec in trained}) == len(trained)
-
-
-def test_the_calibration_strip_moves_on_with_the_seed_and_never_touches_the_test() -> None:
-    fragments = {"a": fragment(np.zeros((2000, 1000), np.uint8))}
-    strips = set()
-    for seed in range(4):
-        (first, _) = build_folds(SplitSpec(calibration_parts=4), fragments, buffer=64, seed=seed)
-        (strip,) = first.calibration["a"]
-        assert all(strip.grow(64).intersect(rect) is None for rect in (*first.test["a"], *first.train["a"]))
-        strips.add(strip)
-    assert len(strips) > 1
 
 
 def test_layout_scores_on_lines_that_run_on_and_within_rows_says_nothing() -> None:
@@ -140,54 +139,75 @@ def test_an_unsupervised_pixel_never_counts(tmp_path: Path) -> None:
     assert outcome.quality["auc"] == 1.0
 
 
-def runs(quality: float, seeds: int = 3, blocks: int = 60, spread: float = 0.0, seed: int = 0) -> compare.Runs:
-    rng = np.random.default_rng(seed)
-    made = {}
-    for index in range(seeds):
-        ink = 400 + np.random.default_rng(7).integers(0, 200, blocks)
-        share = np.clip(quality + spread * rng.standard_normal() + 0.05 * rng.standard_normal(blocks), 0, 1)
-        tp = (ink * share).astype(np.int64)
-        made["f", index] = np.stack([tp, ink - tp, ink - tp], 1)
-    return made
-
-
-def test_a_model_is_not_told_from_itself() -> None:
-    same = runs(0.7)
-    d = compare.difference(same, same)
-    assert (d.estimate, d.low, d.high, d.p) == (0, 0, 0, 1)
-
-
-def test_a_clearly_better_model_is_told_apart_and_seeds_that_scatter_widen_the_interval() -> None:
-    calm = compare.difference(runs(0.7, seed=1), runs(0.6, seed=2))
-    wild = compare.difference(runs(0.7, spread=0.05, seed=1), runs(0.6, spread=0.05, seed=2))
-    assert calm.low > 0
-    assert wild.high - wild.low > 2 * (calm.high - calm.low)
+def counts(quality: float, blocks: int, seed: int) -> np.ndarray:
+    ink = 400 + np.random.default_rng(7).integers(0, 200, blocks)
+    share = np.clip(quality + 0.05 * np.random.default_rng(seed).standard_normal(blocks), 0, 1)
+    tp = (ink * share).astype(np.int64)
+    return np.stack([tp, ink - tp, ink - tp], 1)
 
 
 def test_holm_rejects_step_down_and_stops_at_the_first_that_holds() -> None:
-    assert compare._holm([0.001, 0.03, 0.02, 0.9]) == [True, False, False, False]
-    assert compare._holm([0.001, 0.016, 0.02, 0.9]) == [True, True, True, False]
+    assert compare.holm([0.001, 0.03, 0.02, 0.9]) == [True, False, False, False]
+    assert compare.holm([0.001, 0.016, 0.02, 0.9]) == [True, True, True, False]
 
 
-def saved_results(out: Path, qualities: dict[str, float], blocks: int) -> list[Result]:
+def saved_results(out: Path, qualities: dict[str, float], blocks: int, folds: int = 1) -> list[Result]:
+    """Finished runs of three seeds, as scoring leaves them."""
     fragments = {"a": fragment(np.eye(1024, dtype=np.uint8))}
     results = []
     for label, quality in qualities.items():
-        bench = suite(models=[ModelEntry(name="depthcnn", label=label)], floors=[])
+        bench = suite(models=[ModelEntry(name="depthcnn", label=label)], floors=[], folds=list(range(folds)))
         for spec in plan(bench, fragments, [0, 1, 2], steps=5):
             folder = out / "runs" / spec.run_id
             folder.mkdir(parents=True)
-            counts = runs(quality, blocks=blocks, seed=spec.seed)["f", spec.seed]
-            np.savez_compressed(folder / BLOCK_FILE, counts=counts)
+            score = np.linspace(0, 1, blocks) if quality > 0.6 else np.linspace(1, 0, blocks)
+            place = {"row": np.arange(blocks) * 8, "col": np.zeros(blocks, int), "ink": np.arange(blocks) % 2 > 0}
+            np.savez_compressed(folder / BLOCK_FILE, counts=counts(quality, blocks, spec.seed), score=score, **place)
             results.append(Result(run_id=spec.run_id, status="ok", spec=spec, quality={"dice": quality, "auc": 0.5}))
     return results
+
+
+def test_a_failed_run_of_one_fold_leaves_the_others_ranked(tmp_path: Path) -> None:
+    results = saved_results(tmp_path, {"good": 0.8, "bad": 0.5, "broken": 0.9}, blocks=60, folds=2)
+    results = [
+        result.model_copy(update={"status": "failed"}) if result.spec.label == "broken" and index % 6 == 0 else result
+        for index, result in enumerate(results)
+    ]
+    rows = {row.label: row for row in leaderboard.build_rows(results, tmp_path, floors=["bad"])}
+    assert (rows["good"].rank, rows["bad"].rank, rows["broken"].rank) == (1, 2, None)
+    assert "lacks" in rows["broken"].warnings[0]
+    assert rows["broken"].dice is not None
+
+
+def test_a_floor_that_calls_everything_ink_does_not_make_up_for_too_few_blocks(tmp_path: Path) -> None:
+    results = saved_results(tmp_path, {"good": 0.8, "better": 0.9, "floor": 0.5}, blocks=60)
+    for result in results:
+        path = tmp_path / "runs" / result.run_id / BLOCK_FILE
+        with np.load(path) as arrays:
+            saved = dict(arrays)
+        saved["counts"][10:] = [0, 50, 0] if result.spec.label == "floor" else 0
+        np.savez_compressed(path, **saved)
+    assert all(row.rank is None for row in leaderboard.build_rows(results, tmp_path, floors=["floor"]))
+
+
+def test_all_is_one_of_each_family_and_works_with_every_shipped_suite() -> None:
+    for name in list_configs("suites"):
+        labels = [entry.label for entry in resolve_models(load_suite(name), ["all"], "cpu")]
+        assert {"sam_tiny", "repmode_tiny", "depthcnn_tiny", "zmean"} <= set(labels)
+
+
+def test_a_suites_own_settings_go_before_its_families() -> None:
+    fragments = {"a": fragment(np.eye(1024, dtype=np.uint8))}
+    (spec,) = plan(suite(train={"steps": 3, "lr": 0.123}, floors=[]), fragments, [0])[:1]
+    assert spec.train["lr"] == 0.123
+    assert spec.train["warmup"] == 0.3  # the family's
 
 
 def test_rows_are_grouped_by_what_can_be_told_apart(tmp_path: Path) -> None:
     results = saved_results(tmp_path, {"good": 0.8, "bad": 0.5, "good too": 0.8}, blocks=60)
     rows = leaderboard.build_rows(results, tmp_path, floors=["bad"])
     assert {row.label: row.rank for row in rows} == {"good": 1, "good too": 1, "bad": 2}
-    assert rows[0].above_floors["bad"]["low"] > 0
+    assert rows[0].above_floors["bad"]["lo"] > 0
 
 
 def test_no_rank_is_given_below_thirty_blocks(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ class BenchOptions:
     """Sampling recipe, by name or path."""
     samples: int | None = None
     """Tiles in the training table."""
+    letter_px: int | None = None
+    """Side of the blocks that are resampled for intervals, px: at least a letter's pitch."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda[:N]")] = "auto"
     """Where to run; auto takes a GPU when there is one."""
     precision: Literal["auto", "fp32", "bf16"] | None = None

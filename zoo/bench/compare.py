@@ -1,7 +1,7 @@
-"""Which differences between models are more than luck: paired, over blocks and seeds, corrected for many pairs.
+"""Where configurations stand: ranked by Dice, told apart by paired differences over blocks and seeds.
 
-Pixels of one stroke are not independent, so blocks of at least a letter's pitch are resampled, not pixels; runs of one
-model differ by seed, so seeds are resampled with them. Two models are compared on the same blocks and seeds.
+Two configurations are compared on the same blocks and seeds (`zoo.significance`); whoever lacks a run of the others'
+folds and seeds is shown, but neither ranked nor compared.
 """
 
 from __future__ import annotations
@@ -15,27 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.bench.result import Result
-from zoo.bench.score import BLOCK_FILE
-from zoo.significance import dice_of
+from zoo.bench.score import AUC_BLOCK, BLOCK_FILE, ROW_STRIDE
+from zoo.metrics import BlockScores
+from zoo.significance import PairedInterval, dice_interval, dice_of, paired_auc_bootstrap, paired_bootstrap
 
 MIN_BLOCKS = 30  # with fewer the bootstrap interval is too short to be trusted, and no rank is given
-DRAWS = 4000
+_SEED = 20230412
+
+Key = tuple[str, int]
+"""Fold and seed."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Dice of one configuration minus another's: estimate, 95 % interval, two-sided p, blocks, seeds."""
+class Scored:
+    """What a run left for comparison: counts (blocks, 3) of TP, FP, FN a letter block, and its 16-px blocks."""
 
-    estimate: float
-    low: float
-    high: float
-    p: float
-    blocks: int
-    seeds: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+    counts: NDArray[np.int64]
+    blocks: BlockScores
 
 
 @dataclass
@@ -46,107 +42,65 @@ class Standing:
     dice: float
     low: float
     high: float
+    complete: bool  # it has every fold and seed that any configuration has
     group: int | None = None  # 1 is the leader's; None where no rank can be given
-    to_leader: Difference | None = None
-    above: dict[str, Difference] = field(default_factory=dict)  # floor -> difference to it
+    to_leader: PairedInterval | None = None
+    above: dict[str, PairedInterval] = field(default_factory=dict)  # floor -> difference of Dice to it
+    above_auc: dict[str, PairedInterval] = field(default_factory=dict)  # floor -> difference of block AUC to it
 
 
-def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str], seed: int = 0) -> list[Standing]:
+def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> list[Standing]:
     """Rank the configurations of finished runs by Dice.
 
     A configuration is in the leader's group unless it differs from the leader at 5 % after Holm's correction over all
-    comparisons with the leader; the next group is formed against its own first in the same way.
+    comparisons with the leader; the next group is formed against its own first in the same way. No group is given
+    where fewer than 30 letter blocks hold ink or are called ink by a model that is no floor.
     """
-    counts = _counts(results, out)
-    rows = []
-    for label, runs in counts.items():
-        draws = _draws(runs, seed)
-        low, high = np.quantile(draws, [0.025, 0.975])
-        rows.append(Standing(label, _mean_dice(runs), float(low), float(high)))
+    scored = _load(results, out)
+    every = {key for runs in scored.values() for key in runs}
+    counts = {label: _counts(runs) for label, runs in scored.items()}
+    rows = [
+        Standing(
+            label,
+            float(dice_of(per_seed.sum(1)).mean()),
+            *dice_interval(per_seed, seed=_SEED),
+            complete=scored[label].keys() == every,
+        )
+        for label, per_seed in counts.items()
+    ]
     rows.sort(key=lambda row: -row.dice)
-    group, left = 1, rows
-    while left:
-        leader, *others = left
-        against = [difference(counts[leader.label], counts[row.label], seed=seed) for row in others]
-        apart = _holm([d.p for d in against])
-        if group == 1:
-            for row, d in zip(others, against, strict=True):
-                row.to_leader = d
-        tied = [leader, *(row for row, differs in zip(others, apart, strict=True) if not differs)]
-        for row in tied:
-            row.group = group
-        left = [row for row, differs in zip(others, apart, strict=True) if differs]
-        group += 1
-    if counts and _at_stake(*counts.values()) < MIN_BLOCKS:
-        for row in rows:
-            row.group = None
-    for row in rows:
-        for floor in floors:
-            if floor in counts and floor != row.label:
-                row.above[floor] = difference(counts[row.label], counts[floor], seed=seed)
+    compared = [row for row in rows if row.complete]
+    models = [counts[row.label] for row in compared if row.label not in floors]
+    if models and int(np.any([m.any((0, 2)) for m in models], axis=0).sum()) >= MIN_BLOCKS:
+        _group(compared, counts)
+    pitch = max((result.spec.letter_px for result in results), default=AUC_BLOCK)
+    blocks = {row.label: _blocks(scored[row.label]) for row in compared}
+    for row in compared:
+        for floor in (floor for floor in floors if floor in blocks and floor != row.label):
+            row.above[floor] = paired_bootstrap(counts[row.label], counts[floor], seed=_SEED)
+            row.above_auc[floor] = paired_auc_bootstrap(
+                blocks[row.label], blocks[floor], seed=_SEED, block=AUC_BLOCK, pitch=pitch
+            )
     return rows
 
 
-Key = tuple[str, int]  # fold, seed
-Runs = dict[Key, NDArray[np.int64]]  # -> (blocks, 3): true positives, false positives, false negatives
+def _group(rows: list[Standing], counts: dict[str, NDArray[np.int64]]) -> None:
+    group, left = 1, rows
+    while left:
+        leader, *others = left
+        against = [paired_bootstrap(counts[leader.label], counts[row.label], seed=_SEED) for row in others]
+        differs = holm([difference.p for difference in against])
+        leader.group = group
+        for row, difference, apart in zip(others, against, differs, strict=True):
+            if group == 1:
+                row.to_leader = difference
+            if not apart:
+                row.group = group
+        left = [row for row, apart in zip(others, differs, strict=True) if apart]
+        group += 1
 
 
-def difference(a: Runs, b: Runs, *, seed: int = 0) -> Difference:
-    """Paired difference of Dice, a minus b, over the runs (fold, seed) that both have."""
-    common = [key for key in a if key in b]
-    if not common:
-        raise ValueError("the two models share no fold and seed; run both with the same --folds and --seeds")
-    ours, theirs = {key: a[key] for key in common}, {key: b[key] for key in common}
-    draws = _draws(ours, seed) - _draws(theirs, seed)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    # The +1 keeps a p-value from being exactly zero: it cannot be known finer than the number of draws.
-    tail = min((draws <= 0).sum(), (draws >= 0).sum())
-    p = min(1.0, 2 * (tail + 1) / (len(draws) + 1))
-    return Difference(
-        _mean_dice(ours) - _mean_dice(theirs), float(low), float(high), p, _at_stake(ours, theirs), len(_seeds(ours))
-    )
-
-
-def _counts(results: Sequence[Result], out: Path) -> dict[str, Runs]:
-    counts: dict[str, Runs] = defaultdict(dict)
-    for result in results:
-        if result.status == "ok":
-            with np.load(out / "runs" / result.run_id / BLOCK_FILE, allow_pickle=False) as arrays:
-                counts[result.spec.label][result.spec.fold, result.spec.seed] = arrays["counts"].astype(np.int64)
-    return counts
-
-
-def _seeds(runs: Runs) -> list[NDArray[np.int64]]:
-    """The blocks of all folds of each seed: counts accumulate over folds and are divided once, seeds are averaged."""
-    return [
-        np.concatenate([runs[key] for key in sorted(runs) if key[1] == seed])
-        for seed in sorted({seed for _, seed in runs})
-    ]
-
-
-def _at_stake(*configurations: Runs) -> int:
-    """Blocks in which any seed of any configuration has ink or predicts it; the others say nothing."""
-    return int(np.any([counts.any(1) for runs in configurations for counts in _seeds(runs)], axis=0).sum())
-
-
-def _mean_dice(runs: Runs) -> float:
-    return float(np.mean([dice_of(counts.sum(0)) for counts in _seeds(runs)]))
-
-
-def _draws(runs: Runs, seed: int) -> NDArray[np.float64]:
-    """Bootstrap draws of the mean Dice over seeds; runs of equal shape draw the same blocks and seeds."""
-    rng = np.random.default_rng([seed, 20230412])
-    counts = _seeds(runs)
-    blocks = len(counts[0])
-    if any(len(other) != blocks for other in counts):
-        raise ValueError("the seeds of a model were scored on different folds; give the same --folds to every seed")
-    weights = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=DRAWS)
-    dice = np.stack([dice_of(weights @ of_seed) for of_seed in counts], axis=1)
-    chosen = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=DRAWS)
-    return (dice * chosen).sum(1) / len(counts)
-
-
-def _holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
     """Which hypotheses Holm's step-down procedure rejects at a family-wise `level`."""
     rejected = [False] * len(p_values)
     for step, index in enumerate(np.argsort(p_values)):
@@ -154,3 +108,39 @@ def _holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
             break
         rejected[index] = True
     return rejected
+
+
+def _load(results: Sequence[Result], out: Path) -> dict[str, dict[Key, Scored]]:
+    scored: dict[str, dict[Key, Scored]] = defaultdict(dict)
+    for result in results:
+        if result.status == "ok":
+            with np.load(out / "runs" / result.run_id / BLOCK_FILE, allow_pickle=False) as saved:
+                blocks = BlockScores(saved["score"], saved["ink"], saved["row"], saved["col"])
+                scored[result.spec.label][result.spec.fold, result.spec.seed] = Scored(saved["counts"], blocks)
+    return scored
+
+
+def _by_seed(runs: dict[Key, Scored]) -> list[list[Scored]]:
+    """The folds of each seed that has all of the configuration's folds, in one order."""
+    folds = {fold for fold, _ in runs}
+    seeds = sorted({seed for _, seed in runs if all((fold, seed) in runs for fold in folds)})
+    if not seeds:  # a run failed in every seed: what is there is shown as if of one
+        return [[runs[key] for key in sorted(runs)]]
+    return [[runs[fold, seed] for fold in sorted(folds)] for seed in seeds]
+
+
+def _counts(runs: dict[Key, Scored]) -> NDArray[np.int64]:
+    """(seeds, blocks, 3): folds follow one another, so that their counts are divided once."""
+    return np.stack([np.concatenate([fold.counts for fold in folds]) for folds in _by_seed(runs)])
+
+
+def _blocks(runs: dict[Key, Scored]) -> list[BlockScores]:
+    """The 16-px blocks of each seed; rows of later folds are moved on, so that no two folds share a row."""
+    joined = []
+    for folds in _by_seed(runs):
+        shift, parts = 0, []
+        for fold in folds:
+            parts.append(fold.blocks._replace(row=fold.blocks.row + shift))
+            shift += ROW_STRIDE * (1 + int(fold.blocks.row.max(initial=0)) // ROW_STRIDE)
+        joined.append(BlockScores(*(np.concatenate(column) for column in zip(*parts, strict=True))))
+    return joined

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data_recipes.fragment import Fragment
 from data_recipes.regions import Rect
 from zoo.bench.leaderboard import Row
+from zoo.bench.names import slug
 from zoo.bench.result import Result
 from zoo.bench.score import bounding, map_name
 
@@ -65,8 +66,7 @@ def panels(results: Sequence[Result], fragments: Mapping[str, Fragment], out: Pa
                 chosen.setdefault((result.spec.fold, name), {}).setdefault(result.spec.label, result)
     written = []
     for (fold, name), by_label in chosen.items():
-        safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"panel_{fold}_{name}")
-        path = out / f"{safe}.png"
+        path = out / f"{slug(f'panel_{fold}_{name}')}.png"
         _panel(fragments[name], name, by_label, out, path)
         written.append(path)
     return written

@@ -38,6 +38,7 @@ class Row:
     dice_high: float | None = None
     to_leader: dict[str, Any] | None = None
     above_floors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    above_floors_auc: dict[str, dict[str, Any]] = field(default_factory=dict)
     quality: dict[str, float | None] = field(default_factory=dict)
     controls: dict[str, float | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Row:
     train_seconds: float | None = None
     megapixels_per_second: float | None = None
     runs: int = 0
+    times_scored: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -72,8 +74,10 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     if not good or standing is None:
         return row
     row.rank, row.dice, row.dice_low, row.dice_high = standing.group, standing.dice, standing.low, standing.high
-    row.to_leader = asdict(standing.to_leader) if standing.to_leader else None
-    row.above_floors = {floor: asdict(difference) for floor, difference in standing.above.items()}
+    row.to_leader = standing.to_leader._asdict() if standing.to_leader else None
+    row.above_floors = {floor: difference._asdict() for floor, difference in standing.above.items()}
+    row.above_floors_auc = {floor: difference._asdict() for floor, difference in standing.above_auc.items()}
+    row.times_scored = max(run.times_scored for run in good)
     row.quality = {key: _mean([run.quality.get(key) for run in good]) for key in QUALITY}
     row.controls = {key: _mean([run.controls.get(key) for run in good]) for key in ("false_ink_on_blank", "null_high")}
     cost: dict[str, list[Any]] = {key: [run.cost.get(key) for run in good] for key in _COSTS}
@@ -83,6 +87,8 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     row.megapixels_per_second = _mean(cost["megapixels_per_second"], median)
     row.memory_kind = _first(cost["memory_kind"]) or ""
     row.warnings = [] if label in floors else _warnings(row)
+    if not standing.complete:
+        row.warnings.insert(0, "not ranked: it lacks folds or seeds that others have")
     return row
 
 
@@ -94,7 +100,12 @@ _COSTS = (
 
 def _warnings(row: Row) -> list[str]:
     """Why a row is not to be believed as it stands."""
-    found = [f"not above {floor}" for floor, d in row.above_floors.items() if d["low"] <= 0]
+    found = [
+        f"{what} not above {floor}"
+        for what, differences in (("Dice", row.above_floors), ("AUC", row.above_floors_auc))
+        for floor, difference in differences.items()
+        if not difference["lo"] > 0
+    ]
     auc, high = row.quality.get("auc_blocks"), row.controls.get("null_high")
     if auc is not None and high is not None and auc <= high:
         found.append("not above what its own map scores when shifted")
@@ -130,6 +141,7 @@ def _columns(row: Row) -> dict[str, str]:
         "rank": "–" if row.rank is None else str(row.rank),
         "model": row.label,
         "Dice [95 %]": _number(row.dice) + interval,
+        "over floors": _over_floors(row),
         "F0.5": _number(row.quality.get("f05")),
         "AUC": _number(row.quality.get("auc")),
         "AUC 16 px": _number(row.quality.get("auc_blocks")),
@@ -145,6 +157,12 @@ def _columns(row: Row) -> dict[str, str]:
     }
 
 
+def _over_floors(row: Row) -> str:
+    """The lower end of the 95 % interval of the difference of Dice to the floor that comes closest."""
+    lows = [difference["lo"] for difference in row.above_floors.values()]
+    return "–" if not lows or row.label in row.above_floors else f"≥ {min(lows):+.3f}"
+
+
 def rich_table(rows: Sequence[Row], title: str) -> Group:
     """The leaderboard for a terminal: empty columns are left out, remarks stand below so that rows stay one line."""
     cells = [_columns(row) for row in rows]
@@ -158,7 +176,15 @@ def rich_table(rows: Sequence[Row], title: str) -> Group:
     return Group(table, *remarks)
 
 
-_PAGE_ONLY = ("AUC 16 px", "lift", "steps", "remarks")  # a terminal is narrower than the page
+_PAGE_ONLY = (
+    "F0.5",
+    "AUC 16 px",
+    "lift",
+    "params",
+    "infer MB",
+    "steps",
+    "remarks",
+)  # a terminal is narrower than the page
 
 
 def _shown(cells: Sequence[dict[str, str]]) -> list[str]:
@@ -188,14 +214,14 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     plain = [name for name in Row.__dataclass_fields__ if name not in _NESTED]
     floors = sorted({floor for row in rows for floor in row.above_floors})
-    writer.writerow([*plain, *QUALITY[1:], *(f"above_{floor}_{end}" for floor in floors for end in ("low", "high"))])
+    writer.writerow([*plain, *QUALITY[1:], *(f"above_{floor}_{end}" for floor in floors for end in ("lo", "hi"))])
     for row in rows:
-        differences = [row.above_floors.get(floor, {}).get(end) for floor in floors for end in ("low", "high")]
+        differences = [row.above_floors.get(floor, {}).get(end) for floor in floors for end in ("lo", "hi")]
         writer.writerow([*(getattr(row, n) for n in plain), *(row.quality.get(k) for k in QUALITY[1:]), *differences])
     return stream.getvalue()
 
 
-_NESTED = ("to_leader", "above_floors", "quality", "controls", "warnings", "settings")
+_NESTED = ("to_leader", "above_floors", "above_floors_auc", "quality", "controls", "warnings", "settings")
 
 
 def write_leaderboard(

@@ -10,11 +10,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from data_recipes.fragment import Fragment
-from data_recipes.regions import Rect, Region, whole
-from data_recipes.split import Fold, blocks, explicit, leave_one_out
+from data_recipes.recipe import load_recipe
+from data_recipes.regions import Rect, Region
+from data_recipes.split import Fold
+from data_recipes.split_spec import RectSpec, build_folds
+from zoo import __version__
 from zoo.bench.floors import FLOORS
-from zoo.bench.suite import ModelEntry, RectSpec, SplitSpec, Suite, family_settings
+from zoo.bench.names import data_stamp, slug
+from zoo.bench.suite import ModelEntry, Suite, family_settings
 from zoo.registry import list_families, list_models, resolve_name
+from zoo.train.config import merge_settings
 
 RectLists = dict[str, list[RectSpec]]
 
@@ -36,8 +41,9 @@ class RunSpec(BaseModel):
     calibration_rects: RectLists
     test_rects: RectLists
     buffer: int
-    recipe: str
-    samples: int | None
+    stamps: dict[str, str]
+    version: str
+    recipe: dict[str, Any]
     tile: int
     depth: int
     offset: int
@@ -55,10 +61,9 @@ class RunSpec(BaseModel):
     @property
     def run_id(self) -> str:
         """Name of the run's folder: readable, and unique to the specification."""
-        safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{self.label}-{self.fold}-s{self.seed}")
-        return f"{safe[:80]}-{self.digest[:8]}"
+        return f"{slug(f'{self.label}-{self.fold}-s{self.seed}')[:80]}-{self.digest[:8]}"
 
-    def fold_object(self) -> Fold:
+    def as_fold(self) -> Fold:
         """The split of this run."""
         train, calibration, test = map(_region, (self.train_rects, self.calibration_rects, self.test_rects))
         return Fold(self.fold, train, calibration, test, self.buffer)
@@ -75,60 +80,24 @@ def _lists(region: Region) -> RectLists:
 def resolve_models(suite: Suite, wanted: list[str] | None, device: str) -> list[ModelEntry]:
     """The rows that were asked for, family names replaced by the variant for this device.
 
-    A token is a label of the suite, a family, a model's name, `module:builder`, or `all` (the registered tiny variants
-    on a CPU, one model a family on a GPU). The suite's floors follow, unless they were asked for by name.
+    A token is a label of the suite, a family, a model's name, `module:builder`, or `all` (one of each family, floors
+    apart). The suite's floors follow, unless they were asked for by name.
     """
     by_label = {entry.label or entry.name: entry for entry in suite.models}
-    if wanted is None:
-        chosen = list(suite.models)
-    else:
-        tokens = [token for name in wanted for token in (list_families() if name == "all" else [name])]
-        chosen = [by_label.get(token, ModelEntry(name=token)) for token in dict.fromkeys(tokens)]
-    for floor in suite.floors:
-        if floor not in {entry.label or entry.name for entry in chosen}:
-            chosen.append(by_label.get(floor, ModelEntry(name=floor)))
-    resolved: list[ModelEntry] = []
-    for entry in chosen:
+    names = [entry.label or entry.name for entry in suite.models] if wanted is None else wanted
+    tokens = [token for name in names for token in (_comparable_families() if name == "all" else [name])]
+    resolved: dict[str, ModelEntry] = {}
+    for token in [*tokens, *suite.floors]:
+        entry = by_label.get(token, ModelEntry(name=token))
         full = entry.name if entry.name in FLOORS else resolve_name(entry.name, device)
-        resolved.append(entry.model_copy(update={"name": full, "label": entry.label or full}))
-    labels = [entry.label for entry in resolved]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"two rows have one label: {', '.join(labels)}; give each a label of its own")
-    return resolved
+        entry = entry.model_copy(update={"name": full, "label": entry.label or full})
+        if resolved.setdefault(entry.label, entry) != entry:
+            raise ValueError(f"two different rows are called {entry.label!r}; give one a label of its own")
+    return list(resolved.values())
 
 
-def build_folds(split: SplitSpec, fragments: Mapping[str, Fragment], *, buffer: int, seed: int) -> list[Fold]:
-    """The folds of a split over the opened fragments; the calibration strip moves on with the seed."""
-    parts, index = split.calibration_parts, seed % split.calibration_parts
-    if split.kind in ("fragments", "rects"):
-        train, test = (_rects(side, fragments) for side in (split.train, split.test))
-        return [
-            explicit(
-                train,
-                test,
-                buffer=buffer,
-                name="test",
-                fragments=fragments,
-                calibration_parts=parts,
-                calibration_index=index,
-            )
-        ]
-    labelled = {name: fragment for name, fragment in fragments.items() if fragment.label is not None}
-    if not labelled:
-        raise ValueError(f"none of {', '.join(fragments)} has an ink label, so nothing can be trained or scored")
-    if split.kind == "leave_one_out" or (split.kind == "auto" and len(labelled) > 1):
-        return leave_one_out(labelled, buffer=buffer, calibration_parts=parts, calibration_index=index)
-    if len(labelled) > 1:
-        raise ValueError(f"split kind blocks is for one fragment, got {len(labelled)}: {', '.join(labelled)}")
-    (fragment,) = labelled.values()
-    return blocks(
-        fragment,
-        parts=split.parts,
-        axis=split.axis,
-        buffer=buffer,
-        calibration_parts=parts,
-        calibration_index=index,
-    )
+def _comparable_families() -> list[str]:
+    return [family for family in list_families() if family != "zfloor"]
 
 
 def plan_runs(
@@ -144,6 +113,8 @@ def plan_runs(
 ) -> list[RunSpec]:
     """Every model × fold × seed in the order in which they run: all models of one fold and seed before the next."""
     runs: list[RunSpec] = []
+    recipe = load_recipe(suite.recipe).with_(tile=suite.tile, samples=suite.samples).model_dump(mode="json")
+    stamps = {name: data_stamp(fragment) for name, fragment in fragments.items()}
     for seed in seeds:
         every = build_folds(suite.split, fragments, buffer=suite.buffer, seed=seed)
         bad = [index for index in folds if not 0 <= index < len(every)]
@@ -152,11 +123,8 @@ def plan_runs(
         for fold in [every[index] for index in folds] if folds else every:
             for entry in models:
                 floor = entry.name in FLOORS
-                settings = {**suite.train, **({} if floor else _family_settings(entry.name)), **entry.train, **train}
-                if {"steps", "minutes"} <= train.keys() | {key for key in ("steps", "minutes") if key in settings}:
-                    settings.pop("minutes" if "steps" in train else "steps", None)
-                if entry.input != "full":
-                    settings["degrade"] = entry.input
+                degrade = {} if entry.input == "full" else {"degrade": entry.input}
+                settings = merge_settings(_family_settings(entry.name), suite.train, entry.train, train, degrade)
                 runs.append(
                     RunSpec(
                         suite=suite.name,
@@ -171,8 +139,9 @@ def plan_runs(
                         calibration_rects=_lists(fold.calibration),
                         test_rects=_lists(fold.test),
                         buffer=fold.buffer,
-                        recipe=suite.recipe,
-                        samples=suite.samples,
+                        stamps=stamps,
+                        version=__version__,
+                        recipe=recipe,
                         tile=suite.tile,
                         depth=suite.depth,
                         offset=suite.offset,
@@ -190,11 +159,3 @@ def plan_runs(
 def _family_settings(name: str) -> dict[str, Any]:
     family = next((family for family in list_families() if name in list_models(family)), "")
     return family_settings(family) if family else {}
-
-
-def _rects(side: list[str] | RectLists, fragments: Mapping[str, Fragment]) -> Region:
-    """One side of a split that names whole fragments, or rectangles of them."""
-    for name in side:
-        if name not in fragments:
-            raise ValueError(f"the suite's split names fragment {name!r}; the data has {', '.join(fragments)}")
-    return _region(side) if isinstance(side, dict) else {name: (whole(fragments[name].shape),) for name in side}

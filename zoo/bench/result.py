@@ -18,7 +18,7 @@ SCHEMA = 1
 RESULT_FILE = "result.json"
 _REPORTED = ("inkzoo", "torch", "numpy", "segment-anything", "monai", "segmentation-models-pytorch", "zarr")
 
-Status = Literal["ok", "failed", "out_of_memory", "interrupted"]
+Status = Literal["ok", "failed", "out_of_memory"]
 
 
 class Result(BaseModel):
@@ -112,6 +112,9 @@ def _commit() -> str:
         return done.stdout.strip()
 
     try:
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # an install inside another checkout is not that checkout
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return ""

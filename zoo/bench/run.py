@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from data_recipes.fragment import Fragment, open_fragments
-from data_recipes.recipe import load_recipe
+from data_recipes.recipe import Recipe
 from data_recipes.regions import Rect
 from data_recipes.sampling import build_table
 from data_recipes.split import leak_report
 from data_recipes.tiles import TileDataset, fit_contract
-from zoo.bench.floors import FLOORS, FloatMap, Predict
+from zoo.bench.floors import FLOORS, FloatMap
 from zoo.bench.plan import RunSpec
 from zoo.bench.result import Result, environment
 from zoo.bench.score import score
@@ -33,9 +33,8 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
     from zoo.train.loop import train
     from zoo.train.progress import show_progress
 
-    fragments, fold = open_fragments(spec.data), spec.fold_object()
-    recipe = load_recipe(spec.recipe).with_(tile=spec.tile, samples=spec.samples)
-    table, report = build_table(fragments, fold.train, recipe, seed=spec.seed)
+    fragments, fold = open_fragments(spec.data), spec.as_fold()
+    table, report = build_table(fragments, fold.train, Recipe(**spec.recipe), seed=spec.seed)
     leak = leak_report(table, spec.tile, fold).check()
     contract = fit_contract(
         fragments,
@@ -74,32 +73,26 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
 
 def score_stage(spec: RunSpec, folder: Path, trained: dict[str, Any]) -> Result:
     """Predict calibration and test regions, choose the threshold on the former, score the latter."""
-    fragments, fold = open_fragments(spec.data), spec.fold_object()
+    fragments, fold = open_fragments(spec.data), spec.as_fold()
     cost: dict[str, Any] = {}
     if spec.floor:
         predict = FLOORS[spec.model](fragments, fold.train)
         outcome = score(predict, fragments, fold, folder=folder, letter_px=spec.letter_px, fixed=spec.model == "allink")
     else:
-        from zoo.memory import PeakMemory
-
-        predict = _model_predictor(spec, folder)
-        began = time.perf_counter()
-        with PeakMemory(spec.device) as peak:
-            outcome = score(predict, fragments, fold, folder=folder, letter_px=spec.letter_px)
-        seconds = time.perf_counter() - began
-        held_out = [rect for region in (fold.calibration, fold.test) for rects in region.values() for rect in rects]
+        predict = _ModelPredictor(spec, folder)
+        outcome = score(predict, fragments, fold, folder=folder, letter_px=spec.letter_px)
         report = trained["report"]
         cost = {
             "parameters": trained["parameters"],
             "train_bytes": report["peak_bytes"],
             "train_bytes_reserved": report["peak_reserved"],
             "memory_kind": report["peak_kind"],
-            "inference_bytes": peak.bytes,
-            "inference_bytes_reserved": peak.reserved,
+            "inference_bytes": predict.bytes,
+            "inference_bytes_reserved": predict.bytes_reserved,
             **{key: report[key] for key in ("steps", "samples", "step_seconds", "precision")},
             "train_seconds": report["seconds"],
-            "score_seconds": seconds,
-            "megapixels_per_second": sum(rect.area for rect in held_out) / 1e6 / seconds,
+            "inference_seconds": predict.seconds,
+            "megapixels_per_second": predict.pixels / 1e6 / predict.seconds,
         }
     return Result(
         run_id=spec.run_id,
@@ -118,25 +111,40 @@ def score_stage(spec: RunSpec, folder: Path, trained: dict[str, Any]) -> Result:
     )
 
 
-def _model_predictor(spec: RunSpec, folder: Path) -> Predict:
-    from zoo.checkpoint import load_checkpoint
-    from zoo.predict.tiles import predict_region
-    from zoo.train.config import TrainConfig
+class _ModelPredictor:
+    """Predicts with a run's checkpoint, and keeps count of what prediction alone costs."""
 
-    config = TrainConfig(**spec.train)
-    loaded = load_checkpoint(folder / CHECKPOINT, spec.device)
+    def __init__(self, spec: RunSpec, folder: Path):
+        from zoo.checkpoint import load_checkpoint
+        from zoo.memory import state_bytes
+        from zoo.train.config import TrainConfig
 
-    def predict(fragment: Fragment, rect: Rect) -> FloatMap:
-        return predict_region(
-            loaded.model,
-            fragment,
-            rect,
-            loaded.contract,
-            overlap=spec.overlap,
-            batch_size=config.batch_size,
-            device=spec.device,
-            precision=config.precision,
-            degrade=config.degrade,
-        )
+        self.spec, self.config = spec, TrainConfig(**spec.train)
+        self.loaded = load_checkpoint(folder / CHECKPOINT, spec.device)
+        self.weights = state_bytes(self.loaded.model)
+        self.seconds, self.pixels, self.bytes, self.bytes_reserved = 0.0, 0, 0, None
 
-    return predict
+    def __call__(self, fragment: Fragment, rect: Rect) -> FloatMap:
+        from zoo.memory import PeakMemory
+        from zoo.predict.tiles import predict_region
+
+        began = time.perf_counter()
+        with PeakMemory(self.spec.device) as peak:
+            prob = predict_region(
+                self.loaded.model,
+                fragment,
+                rect,
+                self.loaded.contract,
+                overlap=self.spec.overlap,
+                batch_size=self.config.batch_size,
+                device=self.spec.device,
+                precision=self.config.precision,
+                degrade=self.config.degrade,
+            )
+        self.seconds += time.perf_counter() - began
+        self.pixels += rect.area
+        # On a GPU the weights are in the peak already; on a CPU they were there before the measurement began.
+        on_cpu = self.spec.device == "cpu"
+        self.bytes = max(self.bytes, peak.bytes + (self.weights if on_cpu else 0))
+        self.bytes_reserved = peak.reserved
+        return prob

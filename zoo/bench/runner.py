@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -12,11 +13,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from data_recipes.phantom import cache_folder
 from zoo.bench.plan import RunSpec
 from zoo.bench.result import RESULT_FILE, Result, load_result, write_whole
 from zoo.bench.worker import INTERRUPTED, SPEC_FILE, TRAINED_FILE
 
-LEDGER = "scored.jsonl"
+LEDGER = "scored.txt"
 
 
 def run_all(specs: list[RunSpec], out: Path, console: Console) -> list[Result]:
@@ -32,7 +34,7 @@ def run_all(specs: list[RunSpec], out: Path, console: Console) -> list[Result]:
             console.print(head)
             done = _run(spec, folder)
             if done.status == "ok":
-                done.times_scored = _count_scoring(spec, out)
+                done.times_scored = _count_scoring(spec)
                 done.save(folder)
                 auc = done.quality.get("auc")
                 console.print(f"    Dice {done.quality['dice']:.3f}" + (f"  AUC {auc:.3f}" if auc is not None else ""))
@@ -91,10 +93,17 @@ def _killed(spec: RunSpec, folder: Path, stage: str, code: int) -> Result:
     return result
 
 
-def _count_scoring(spec: RunSpec, out: Path) -> int:
-    """How often this configuration (all but the seed) has now been scored on this test region, from the ledger."""
-    key = spec.model_copy(update={"seed": 0, "train": {k: v for k, v in spec.train.items() if k != "seed"}}).digest
-    with (out / LEDGER).open("a+", encoding="utf-8") as ledger:
-        ledger.write(json.dumps({"configuration": key, "label": spec.label, "seed": spec.seed}) + "\n")
-        ledger.seek(0)
-        return sum(json.loads(line)["configuration"] == key for line in ledger)
+def _count_scoring(spec: RunSpec) -> int:
+    """How often any run of this configuration (whatever its seed) has now been scored on this test region.
+
+    The ledger lies in the user's cache folder, so that another --out does not start it anew.
+    """
+    what = [spec.model, spec.options, {k: v for k, v in spec.train.items() if k != "seed"}, spec.recipe]
+    where = [spec.test_rects, {name: spec.stamps[name] for name in spec.test_rects}]
+    key = hashlib.sha256(json.dumps([what, where], sort_keys=True).encode()).hexdigest()[:16]
+    ledger = cache_folder() / LEDGER
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    with ledger.open("a+", encoding="utf-8") as stream:
+        stream.write(key + "\n")
+        stream.seek(0)
+        return sum(line.strip() == key for line in stream)

@@ -16,10 +16,12 @@ from data_recipes.regions import Rect
 from data_recipes.split import Fold
 from zoo import metrics
 from zoo.bench.floors import FloatMap, Predict
+from zoo.bench.names import slug
 from zoo.significance import LETTER_PITCH, letter_blocks, torus_null
 
 BLOCK_FILE = "blocks.npz"
 AUC_BLOCK = 16  # px; labels of real ink are misplaced by about as much, so finer agreement is not to be had
+ROW_STRIDE = 2**20  # block rows from one region's first to the next one's; a multiple of any letter's blocks
 _BAND = 2048  # rows predicted at once, about, so that memory does not grow with the fragment
 _LARGEST_NULL = 2**26  # px, of a map that is held in memory at once to be shifted
 
@@ -79,7 +81,10 @@ def score(
         }
         total = total + own
         regions += found
-    np.savez_compressed(folder / BLOCK_FILE, counts=np.concatenate([region.counts for region in regions]))
+    blocks = _joined(regions)
+    np.savez_compressed(
+        folder / BLOCK_FILE, counts=np.concatenate([region.counts for region in regions]), **blocks._asdict()
+    )
     quality = _quality(total, regions, threshold)
     blank = sum(region.blank_px for region in regions)
     nulls = [scores["null_high"] for scores in per_fragment.values() if scores["null_high"] is not None]
@@ -118,19 +123,22 @@ def _region(
     )
 
 
+def _joined(regions: list[_Region]) -> metrics.BlockScores:
+    """All blocks; a row of one region is not a row of another, though both have the same number."""
+    parts = [region.blocks._replace(row=region.blocks.row + index * ROW_STRIDE) for index, region in enumerate(regions)]
+    return metrics.BlockScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
 def _quality(histogram: metrics.InkHistogram, regions: list[_Region], threshold: float) -> Quality:
-    scores = np.concatenate([region.blocks.score for region in regions])
-    truth = np.concatenate([region.blocks.ink for region in regions])
-    # A row of one fragment is not a row of another, though both have the same number.
-    rows = np.concatenate([region.blocks.row + index * 10**7 for index, region in enumerate(regions)])
+    blocks = _joined(regions)
     values = {
         "dice": histogram.dice(threshold),
         "f05": histogram.fbeta(threshold, 0.5),
         "iou": histogram.iou(threshold),
         "accuracy": histogram.accuracy(threshold),
         "auc": histogram.auc(),
-        "auc_blocks": metrics.auc(scores, truth),
-        "auc_rows": metrics.auc_within_rows(scores, truth, rows),
+        "auc_blocks": metrics.auc(blocks.score, blocks.ink),
+        "auc_rows": metrics.auc_within_rows(blocks.score, blocks.ink, blocks.row),
         "ap": histogram.ap(),
         "ap_lift": histogram.lift(),
         "prevalence": histogram.prevalence(),
@@ -178,7 +186,7 @@ def bounding(rects: Sequence[Rect]) -> Rect:
 
 def map_name(fragment: str) -> str:
     """File name of a fragment's map in a run's folder: float16 (H, W) of its test region's bounding rectangle."""
-    return f"map_{''.join(c if c.isalnum() or c in '-_.' else '-' for c in fragment)}.npy"
+    return f"map_{slug(fragment)}.npy"
 
 
 def _number(value: float) -> float | None:

@@ -6,45 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from data_recipes.split_spec import SplitSpec
 from zoo.configs import config_path
-
-RectSpec = tuple[int, int, int, int]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SplitSpec(_Strict):
-    """Which pixels are held out.
-
-    `auto` leaves one fragment out where there are several and takes blocks of it where there is one; `fragments` names
-    those for training and those for testing; `rects` names rectangles [y0, y1, x0, x1] of each fragment.
-    """
-
-    kind: Literal["auto", "leave_one_out", "blocks", "fragments", "rects"] = "auto"
-    parts: int = Field(default=2, ge=2, description="blocks: into how many, each held out in turn")
-    axis: Literal["auto", "rows", "columns"] = "auto"
-    train: list[str] | dict[str, list[RectSpec]] = []
-    test: list[str] | dict[str, list[RectSpec]] = []
-    buffer: int | None = Field(
-        default=None, ge=0, description="px between training and held-out pixels; never below the tile"
-    )
-    calibration_parts: int = Field(
-        default=6, ge=2, description="one strip in so many of the training region sets the threshold"
-    )
-
-    @model_validator(mode="after")
-    def _names_what_it_needs(self) -> SplitSpec:
-        wanted = {"fragments": list, "rects": dict}.get(self.kind)
-        if wanted and not (
-            self.train and self.test and isinstance(self.train, wanted) and isinstance(self.test, wanted)
-        ):
-            shape = "a list of fragment names" if wanted is list else "rectangles by fragment name"
-            raise ValueError(f"split kind {self.kind} needs train and test, each {shape}")
-        return self
 
 
 class ModelEntry(_Strict):

@@ -15,7 +15,7 @@ from zoo.bench.result import Result, Status, write_whole
 from zoo.bench.run import score_stage, train_stage
 
 SPEC_FILE, TRAINED_FILE = "spec.json", "trained.json"
-OUT_OF_MEMORY, INTERRUPTED = 3, 130
+INTERRUPTED = 130
 
 
 def main(stage: str, folder: Path) -> int:
@@ -32,7 +32,7 @@ def main(stage: str, folder: Path) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except MemoryError as error:
-        status, reason, code = "out_of_memory", str(error) or "out of memory", OUT_OF_MEMORY
+        status, reason, code = "out_of_memory", str(error) or "out of memory", 3
     except (ValueError, OSError) as error:  # the user's data or settings: the message says what to do
         status, reason, code = "failed", str(error), 2
     except Exception as error:  # a fault of ours or of a model: the log keeps the traceback, the bench goes on
