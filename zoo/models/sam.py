@@ -76,6 +76,8 @@ CARDS = {
             differs=(
                 "Z is compressed by three 3D convolutions and a Z-as-channels one to 16 channels at 1/4, not to 3.",
                 "Patches of 2 px of that image (8 px of the input) instead of 16 px; masks come out at 1/2.",
+                "A 1×1 convolution reads ink off the compressed image too, in training: without it the compression "
+                "learns through an untrained ViT, and some seeds stay at chance for hundreds of steps.",
                 "All blocks attend globally; embedding 128 instead of 256; only as many mask tokens as classes.",
             ),
             options={"width": "channels of the first 3D convolution; the others have twice as many"},
@@ -170,7 +172,8 @@ class VolumeStem(nn.Module):
 class SamInk(InkModel):
     """Z compression in front of Segment Anything's image encoder, prompt encoder and mask decoder.
 
-    `compress(depth)` builds the compression: (B, 1, D, H, W) -> an image of `size.channels` channels.
+    `compress(depth)` builds the compression: (B, 1, D, H, W) -> an image of `size.channels` channels;
+    `supervise_compression` adds a head on that image, for training from scratch.
     """
 
     def __init__(
@@ -182,11 +185,13 @@ class SamInk(InkModel):
         depth: int,
         tile: int,
         classes: int = 1,
+        supervise_compression: bool = False,
     ):
         super().__init__(card, depth=depth, tile=tile, classes=classes)
         grid = tile // card.multiple
         self.size = size
         self.compress = compress(depth)
+        self.early_head = nn.Conv2d(size.channels, classes, 1) if supervise_compression else None
         self.image_encoder = ImageEncoderViT(
             img_size=grid * size.patch,
             patch_size=size.patch,
@@ -257,9 +262,14 @@ class SamInk(InkModel):
         return masks, decoder.iou_prediction_head(tokens[:, 0])[:, : self.classes]
 
     def heads(self, volume: Tensor, task: Tensor | None = None) -> Heads:
-        """(B, 1, D, H, W) -> logits [(B, C, 4h, 4w)] on the grid h, w of patches; aux `iou` (B, C), unbounded."""
-        masks, iou = self.decode(self.encode(self.compress(volume)))
-        return Heads([masks], {"iou": iou})
+        """(B, 1, D, H, W) -> logits [(B, C, 4h, 4w)] on the grid h, w of patches; aux `iou` (B, C), unbounded.
+
+        With `supervise_compression` a second entry is read off the compressed image, at that image's resolution.
+        """
+        image = self.compress(volume)
+        masks, iou = self.decode(self.encode(image))
+        early = [] if self.early_head is None else [self.early_head(image)]
+        return Heads([masks, *early], {"iou": iou})
 
 
 def dense_position(frequencies: Tensor, height: int, width: int) -> Tensor:
@@ -365,7 +375,7 @@ def build_sam_tiny(*, depth: int, tile: int, classes: int = 1, width: int = 16) 
     if width < 1:
         raise ValueError(f"sam_tiny: width {width} is not possible; 1 or more (16 by default)")
     stem = partial(VolumeStem, channels=size.channels, width=width)
-    return SamInk(CARDS["sam_tiny"], size, stem, depth=depth, tile=tile, classes=classes)
+    return SamInk(CARDS["sam_tiny"], size, stem, depth=depth, tile=tile, classes=classes, supervise_compression=True)
 
 
 def build_sam_vit_b(*, depth: int, tile: int, classes: int = 1, checkpoint: str | Path | None = None) -> SamInk:
