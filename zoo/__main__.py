@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -35,31 +36,30 @@ def list_command(
     family: Annotated[str | None, tyro.conf.arg(help="only this family, such as repmode")] = None,
     json_: Annotated[bool, tyro.conf.arg(name="json", help="print JSON instead of a table")] = False,
 ) -> None:
-    """All models: name, family, parameters, depth and tile allowed, paper, licence, what differs from the paper."""
+    """All models: name, family, parameters, layers and tile by default and allowed; paper, licence, what differs."""
     rows = [describe(name) for name in list_models(family)]
     if json_:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
+    from rich import box
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(show_lines=True)
-    for column in ("name", "family", "parameters", "depth", "tile", "paper", "licence", "differs from the paper"):
-        table.add_column(column, justify="right" if column == "parameters" else "left")
-    table.columns[0].no_wrap = table.columns[2].no_wrap = True
+    table = Table("name", "family", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("parameters", justify="right")
+    table.add_column("layers")
+    table.add_column("tile")
     for row in rows:
-        cells = (
-            row["name"],
-            row["family"],
-            f"{row['parameters']:,}",
-            f"{row['depth']}, ≥ 1",
-            f"{row['tile']}, {_sides(row)}",
-            row["paper"] or "none",
-            row["licence"],
-            _lines(row["differs"]) or "nothing",
-        )
-        table.add_row(*map(Text, cells))  # as Text, or rich would read square brackets as its markup
-    _console().print(table)
+        layers, tile = f"{row['depth']}; any from 1", f"{row['tile']} px; {_sides(row)}"
+        table.add_row(row["name"], row["family"], f"{row['parameters']:,}", layers, tile)
+    console = _console()
+    console.print(table)
+    for row in rows:  # as Text, or rich would read square brackets as its markup
+        console.print(Text(f"\n{row['name']}", style="bold"))
+        about = [row["summary"], f"{row['paper']}; {row['licence']}" if row["paper"] else row["licence"]]
+        for line in (*about, *(f"- {sentence}" for sentence in row["differs"])):
+            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
 
 
 def show_command(
@@ -106,8 +106,8 @@ def _sides(row: dict[str, Any]) -> str:
 def _console():
     from rich.console import Console
 
-    # rich takes 80 columns where it sees no terminal, which folds every cell of a wide table
-    return Console() if sys.stdout.isatty() else Console(width=200)
+    # where rich sees no terminal it takes 80 columns, which folds every cell
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100)
 
 
 def main() -> None:
