@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import zoo
+from data_recipes.files import whole_file
 from data_recipes.tiles import InputContract
 from zoo.models.base import InkModel
 from zoo.registry import create_model
@@ -90,35 +90,17 @@ def save_checkpoint(
         for key, tensor in model.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.touch()
-    mode = partial.stat().st_mode  # as the umask has it; safetensors lets only the owner read
-    try:
-        _write(partial, weights, {"inkzoo": json.dumps(facts)})
+    with whole_file(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # as the umask has it; safetensors lets only the owner read
+        try:
+            save_file(weights, partial, {"inkzoo": json.dumps(facts)})
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))
+            number = int(code[1]) if code else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from error
         partial.chmod(mode)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _to_disk(path.parent)
     return path
-
-
-def _write(path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    try:
-        save_file(weights, path, metadata)
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        number = int(code[1]) if code else errno.EIO
-        raise OSError(number, os.strerror(number), str(path)) from error
-    _to_disk(path)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
