@@ -35,7 +35,8 @@ class Fragment:
         voxel_um: µm, or None where unknown.
         direction: `forward`, or `reverse` where the layers run from the papyrus's back to its front.
         center_layer: index of the layer on the surface, the middle one where unknown.
-        to_uint8: how stored 8 bits came from 16 (`high_byte`, `clip:LO:HI`), None where unknown or stored as 16.
+        to_uint8: how stored 8 bits came from 16 (`high_byte`, `clip:LO:HI`, `none` if they never were), None where
+            unknown or stored as 16.
         purpose: `test` or `development` for a phantom, also after its conversion; None for anything else.
         unknown: which of voxel_um, direction, center_layer nothing was found on.
         sources: which file each plane came from.
@@ -149,10 +150,7 @@ def open_fragments(paths: Sequence[str | Path]) -> dict[str, Fragment]:
 
 
 def absolute_data(items: Iterable[str | Path]) -> list[str]:
-    """A list of data as given, with paths made absolute and `~` expanded, so that it holds in any folder.
-
-    `phantom:…` stays as it is.
-    """
+    """Paths made absolute, `~` expanded, so that they mean the same in another process; `phantom:…` stays as it is."""
     return [text if text.startswith("phantom:") else _absolute(text) for text in map(str, items)]
 
 
@@ -165,13 +163,6 @@ def refuse_test_phantoms(fragments: Mapping[str, Fragment], names: Iterable[str]
             raise ValueError(
                 f"{name} is a test phantom and would be trained on; train on phantoms of seeds below {TEST_SEEDS[0]}"
             )
-
-
-def absolute_data(items: Iterable[str | Path]) -> list[str]:
-    """Paths made absolute, so that they mean the same in another process; `phantom:…` stays as it is."""
-    return [
-        str(item) if str(item).startswith("phantom:") else os.path.abspath(Path(item).expanduser()) for item in items
-    ]
 
 
 def _resolve(path: str | Path) -> Path:
@@ -308,6 +299,9 @@ def _build(path: Path, parts: Parts, name: str | None) -> Fragment:
         notes.append(
             f"centre layer unknown, taken as the middle one, {depth // 2}: state center_layer in fragment.yaml"
         )
+    purpose = _phantom_purpose(parts) or settings.purpose
+    if volume is not None and volume.dtype == np.uint8 and settings.to_uint8 is None and purpose is None:
+        notes.append("how the 8 bits came from 16 is unknown: state to_uint8 in a fragment.yaml beside the data")
     if center is not None and depth and center >= depth:
         raise ValueError(f"{path}: center_layer {center} is stated, the volume has layers 0 to {depth - 1}")
     return Fragment(
@@ -323,7 +317,7 @@ def _build(path: Path, parts: Parts, name: str | None) -> Fragment:
         direction=settings.direction or "forward",
         center_layer=depth // 2 if center is None else center,
         to_uint8=settings.to_uint8,
-        purpose=_phantom_purpose(parts) or settings.purpose,
+        purpose=purpose,
         unknown=tuple(unknown),
         sources=parts.sources,
         label_values=settings.label_values,

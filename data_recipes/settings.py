@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from data_recipes.schema import describe, read_yaml
 
@@ -22,7 +22,7 @@ class FragmentSettings(BaseModel):
         level: which level of a multiscale zarr to open; 0 is the finest.
         label_values: grey value in the label -> class index (0 is the background), for labels of several classes.
         purpose: what a phantom is for; nothing is trained on one for `test`.
-        to_uint8: how stored 8 bits came from 16: `high_byte` or `clip:LO:HI`.
+        to_uint8: how stored 8 bits came from 16: `high_byte` or `clip:LO:HI`; `none` if they never were 16.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +34,14 @@ class FragmentSettings(BaseModel):
     label_values: dict[int, Annotated[int, Field(ge=0, le=254)]] | None = None
     to_uint8: str | None = None
     purpose: Literal["test", "development"] | None = None
+
+    @field_validator("to_uint8")
+    @classmethod
+    def _one_spelling(cls, how: str | None) -> str | None:
+        from data_recipes.tiles import parse_to_uint8
+
+        limits = parse_to_uint8(how) if how else None
+        return f"clip:{limits[0]:.12g}:{limits[1]:.12g}" if limits else how
 
 
 def load_settings(files: Sequence[Path]) -> FragmentSettings:

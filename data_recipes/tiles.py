@@ -34,6 +34,9 @@ class InputContract(BaseModel):
 
     stored_dtype: Literal["uint8", "uint16"]
     to_uint8: str = Field(default="none", description="how 16 bits became 8: none, high_byte or clip:LO:HI")
+    source_to_uint8: str | None = Field(
+        default=None, description="how layers that are stored as 8 bits had come from 16, where that is known"
+    )
     depth: int = Field(ge=1)
     offset: int = Field(default=0, description="layers from the fragment's centre layer to the window's")
     direction: Literal["forward", "reverse"] = "forward"
@@ -44,15 +47,21 @@ class InputContract(BaseModel):
     voxel_um: float | None = None
     tile: int = Field(ge=1)
 
-    @field_validator("to_uint8")
+    @field_validator("to_uint8", "source_to_uint8")
     @classmethod
-    def _known_conversion(cls, how: str) -> str:
-        parse_to_uint8(how)
+    def _known_conversion(cls, how: str | None) -> str | None:
+        if how is not None:
+            parse_to_uint8(how)
         return how
 
     def window(self, fragment: Fragment) -> tuple[int, int]:
         """First and last-plus-one stored layer of the depth window; may leave the volume, which is then replicated."""
-        centre = fragment.center_layer if self._reads_as_stored(fragment) else fragment.depth - 1 - fragment.center_layer
+        if "center_layer" in fragment.unknown:  # the middle in either direction: full depth is then 0 … Z both ways
+            centre = fragment.depth // 2
+        elif self._reads_as_stored(fragment):
+            centre = fragment.center_layer
+        else:
+            centre = fragment.depth - 1 - fragment.center_layer
         first = centre + self.offset - self.depth // 2
         if self._reads_as_stored(fragment):
             return first, first + self.depth
@@ -79,10 +88,16 @@ class InputContract(BaseModel):
         if fragment.volume is None:
             raise ValueError(f"{fragment.name}: has labels but no layers; give the folder that holds the layers too")
         got = str(fragment.volume.dtype)
+        how = self.source_to_uint8
         if got != self.stored_dtype:
+            hint = "give its 16-bit layers"
+            if got == "uint16":
+                hint = f"convert it as the training data was: `python -m data_recipes convert --to-uint8 {how or '…'}`"
+            raise ValueError(f"{fragment.name}: layers are {got}, expected {self.stored_dtype} as in training; {hint}")
+        if got == "uint8" and how and fragment.to_uint8 and how != fragment.to_uint8:
             raise ValueError(
-                f"{fragment.name}: layers are {got}, expected {self.stored_dtype} as in training; "
-                f"convert it with `python -m data_recipes convert --to-uint8 …` the way the training data was"
+                f"{fragment.name}: its 8 bits came from 16 by {fragment.to_uint8}, expected {how} as in training; "
+                f"convert the 16-bit layers with `python -m data_recipes convert --to-uint8 {how}`"
             )
         if self.voxel_um and fragment.voxel_um:
             ratio = fragment.voxel_um / self.voxel_um
@@ -106,7 +121,9 @@ def parse_to_uint8(how: str) -> tuple[float, float] | None:
     except (IndexError, ValueError):
         low = high = 0.0
     if len(parts) != 3 or parts[0] != "clip" or not low < high:
-        raise ValueError(f"conversion to 8 bits {how!r} is unknown; allowed: none, high_byte, clip:LOW:HIGH with LOW < HIGH")
+        raise ValueError(
+            f"conversion to 8 bits {how!r} is unknown; allowed: none, high_byte, clip:LOW:HIGH with LOW < HIGH"
+        )
     return low, high
 
 
@@ -153,12 +170,20 @@ def fit_contract(
     if len(dtypes) > 1:
         raise ValueError(f"fragments are stored as {', '.join(sorted(dtypes))}; convert them to one dtype first")
     stored = dtypes.pop()
+    known = {fragment.to_uint8: fragment.name for fragment in named if stored == "uint8" and fragment.to_uint8}
+    if len(known) > 1:
+        told = ", ".join(f"{name} by {how}" for how, name in known.items())
+        raise ValueError(
+            f"8 bits came from 16 in different ways: {told}; convert all from 16 bits with one "
+            "`python -m data_recipes convert --to-uint8 …`"
+        )
     voxels = {fragment.voxel_um for fragment in named if fragment.voxel_um}
     if voxels and max(voxels) / min(voxels) > 1 + _VOXEL_TOLERANCE:
         raise ValueError(f"fragments have voxels of {sorted(voxels)} µm; resample them to one size first")
     raw = InputContract(
         stored_dtype=stored,  # pyright: ignore[reportArgumentType] - checked by pydantic
         to_uint8=to_uint8 or ("high_byte" if stored == "uint16" else "none"),
+        source_to_uint8=next(iter(known), None),
         depth=depth,
         offset=offset,
         clip=clip or (0.0, 255.0),

@@ -63,6 +63,29 @@ def test_reverse_reads_the_same_layers_about_the_centre_upside_down(stack: Fragm
     assert (contract().read(flipped, 0, 0)[:, 0, 0] // 10).tolist() == [6, 5, 4, 3, 2]
 
 
+@pytest.mark.parametrize(("layers", "depth", "forward"), [(16, 16, (0, 16)), (9, 9, (0, 9)), (16, 12, (2, 14))])
+def test_about_an_unknown_centre_a_window_lies_in_the_middle_both_ways(tmp_path, layers, depth, forward) -> None:
+    (tmp_path / "f" / "layers").mkdir(parents=True)
+    for z in range(layers):
+        tifffile.imwrite(tmp_path / "f" / "layers" / f"{z:02d}.tif", np.full((8, 8), z, np.uint8))
+    stored = list(range(*forward))
+    for stated, asked in [(s, a) for s in ("forward", "reverse") for a in ("forward", "reverse")]:
+        (tmp_path / "f" / "fragment.yaml").write_text(f"direction: {stated}\n")
+        reads = contract(depth=depth, tile=8, direction=asked)
+        fragment = open_fragment(tmp_path / "f")
+        assert reads.window(fragment) == forward
+        assert reads.read(fragment, 0, 0)[:, 0, 0].tolist() == (stored if stated == asked else stored[::-1])
+
+
+@pytest.mark.parametrize("depth", [4, 5])
+def test_about_an_unknown_centre_an_uneven_rest_lies_on_the_side_read_last(tmp_path, depth) -> None:
+    write(tmp_path / "f")
+    (tmp_path / "f" / "fragment.yaml").write_text("direction: forward\n")
+    shallow = open_fragment(tmp_path / "f")  # 9 layers
+    z0, z1 = contract(depth=depth).window(shallow)
+    assert contract(depth=depth, direction="reverse").window(shallow) == (9 - z1, 9 - z0)
+
+
 def test_values_are_clipped_divided_and_standardised() -> None:
     got = contract(clip=(10, 200), divisor=200, mean=0.5, std=0.25).normalise(np.array([0, 100, 255], np.uint8))
     assert got == pytest.approx([(0.05 - 0.5) / 0.25, 0.0, (1 - 0.5) / 0.25], abs=1e-6)
@@ -101,10 +124,36 @@ def test_sixteen_bit_layers_give_the_same_input_by_their_high_byte(tmp_path: Pat
 
 
 def test_what_differs_from_training_is_refused_by_name(stack: Fragment) -> None:
-    with pytest.raises(ValueError, match="uint8, expected uint16"):
+    with pytest.raises(ValueError, match="uint8, expected uint16 as in training; give its 16-bit layers"):
         contract(stored_dtype="uint16").check(stack)
     with pytest.raises(ValueError, match=r"7\.91 µm, expected 3\.24"):
         contract(voxel_um=3.24).check(stack)
+
+
+def test_eight_bits_that_came_from_sixteen_in_another_way_are_refused(tmp_path: Path) -> None:
+    region = (Rect(0, 64, 0, 96),)
+    by = {
+        name: write(tmp_path / name, settings=f"to_uint8: {how}\n" if how else "")
+        for name, how in (("high", "high_byte"), ("clip", "clip:0:4e4"), ("same", "clip:0.0:40000"), ("unknown", ""))
+    }
+    fitted = fit_contract(
+        {name: by[name] for name in ("clip", "same", "unknown")},
+        dict.fromkeys(("clip", "same", "unknown"), region),
+        depth=5,
+        tile=16,
+    )
+    assert fitted.source_to_uint8 == "clip:0:40000"
+    fitted.check(by["same"])
+    fitted.check(by["unknown"])
+    with pytest.raises(ValueError, match=r"by high_byte, expected clip:0:40000 .*--to-uint8 clip:0:40000"):
+        fitted.check(by["high"])
+    with pytest.raises(ValueError, match=r"high by high_byte, same by clip:0:40000; convert all"):
+        fit_contract(by, dict.fromkeys(by, region), depth=5, tile=16)
+    unsure = fit_contract({"unknown": by["unknown"]}, {"unknown": region}, depth=5, tile=16)
+    assert unsure.source_to_uint8 is None
+    unsure.check(by["high"])
+    assert any("8 bits came from 16 is unknown" in note for note in by["unknown"].notes)
+    assert not any("8 bits" in note for note in by["high"].notes)
 
 
 def test_an_item_is_volume_label_and_mask_of_one_place(stack: Fragment) -> None:
