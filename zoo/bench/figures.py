@@ -29,14 +29,18 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
     trained = [row for row in scored if row.train_mb]
     if not trained:
         return False
+    from matplotlib.ticker import LogFormatter
+
     figure = _figure(7.5, 5.0)
     axes = figure.add_subplot()
+    lines: dict[float, list[str]] = {}  # floors whose lines would fall together share one
     for row in scored:
-        if not row.train_mb:
-            assert row.dice is not None
-            axes.axhline(row.dice, color="0.65", linestyle="--", linewidth=1)
-            where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (-4, 3)}
-            axes.annotate(row.label, (1.0, row.dice), ha="right", fontsize=8, color="0.45", **where)
+        if not row.train_mb and row.dice is not None:
+            lines.setdefault(round(row.dice, 2), []).append(row.label)
+    for height, labels in lines.items():
+        axes.axhline(height, color="0.65", linestyle="--", linewidth=1)
+        where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (-4, 3)}
+        axes.annotate(_literal(", ".join(labels)), (1.0, height), ha="right", fontsize=8, color="0.45", **where)
     best = -1.0
     for row in sorted(trained, key=lambda r: (r.train_mb or 0, -(r.dice or 0))):
         assert row.dice is not None and row.dice_low is not None and row.dice_high is not None
@@ -45,14 +49,17 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
         bars = [[max(row.dice - row.dice_low, 0)], [max(row.dice_high - row.dice, 0)]]
         colour = "tab:orange" if on_front else "tab:blue"
         axes.errorbar([row.train_mb or 1], [row.dice], yerr=bars, fmt="o", color=colour, capsize=3, markersize=7)
-        axes.annotate(row.label, (row.train_mb, row.dice), xytext=(8, 4), textcoords="offset points", fontsize=9)
+        axes.annotate(
+            _literal(row.label), (row.train_mb, row.dice), xytext=(8, 4), textcoords="offset points", fontsize=9
+        )
     axes.set_xscale("log")
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
     axes.set_xlabel(f"peak training memory, MB ({trained[0].memory_kind})")
     axes.set_ylabel("Dice, with 95 % interval")
     axes.margins(x=0.25, y=0.15)
     axes.grid(alpha=0.25)
-    axes.set_title(f"{title}\norange: no other model is better with less memory", fontsize=10, loc="left")
-    figure.tight_layout()
+    axes.set_title(f"{_literal(title)}\norange: no other model is better with less memory", fontsize=10, loc="left")
     _save(figure, path)
     return True
 
@@ -107,7 +114,6 @@ def _panel(fragment: Fragment, name: str, by_label: Mapping[str, Result], out: P
     figure.suptitle(
         _literal(f"{name}, rows {outline.y0}–{outline.y1 - 1}, columns {outline.x0}–{outline.x1 - 1}"), fontsize=10
     )
-    figure.tight_layout()
     _save(figure, path)
 
 
@@ -119,7 +125,7 @@ def _literal(text: str) -> str:
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=110)
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
 def _save(figure: Figure, path: Path) -> None:
