@@ -28,7 +28,7 @@ from zoo.models.base import Heads, InkModel
 from zoo.models.depthcnn import DepthCNN
 from zoo.train import loop
 from zoo.train.batches import Batches, step_seed
-from zoo.train.config import TrainConfig, load_train_config, merge_settings
+from zoo.train.config import TrainConfig, load_train_config, merge_settings, read_settings
 from zoo.train.loop import TrainingDiverged, thin, train
 from zoo.train.optim import make_optimizer, schedule, training_precision
 from zoo.train.progress import Progress, duration, show_progress
@@ -273,14 +273,22 @@ def test_a_configuration_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     mine = load_train_config(path, lr=0.1)
     assert (mine.minutes, mine.steps, mine.lr, mine.loss) == (5, None, 0.1, {"bce": 1, "dice": 2})
     assert load_train_config(path, steps=7).minutes is None
+    assert read_settings(path) == {
+        "minutes": 5,
+        "steps": None,
+        "lr": 0.002,
+        "loss": {"bce": 1, "dice": 2},
+        "augment": {"cutout": 0},
+    }
     assert load_train_config().steps == 1000
+    assert TrainConfig.model_validate({"minutes": 2}).steps is None
     with pytest.raises(ValueError, match="exactly one of them; got steps=3 and minutes=1"):
         load_train_config(steps=3, minutes=1)
     path.write_text("learning_rate: 1")
-    with pytest.raises(ValueError, match=r"mine\.yaml: unknown field 'learning_rate'; there are loss, "):
+    with pytest.raises(ValueError, match=r"mine\.yaml: unknown key 'learning_rate'; nearest is .*allowed: loss, "):
         load_train_config(path)
     path.write_text("- 1")
-    with pytest.raises(ValueError, match="expected a mapping"):
+    with pytest.raises(ValueError, match="expected lines of `key: value`, got list"):
         load_train_config(path)
     with pytest.raises(ValueError, match=r"augment\.gain"):
         load_train_config(augment={"gain": 7})

@@ -27,7 +27,7 @@ class TrainOptions:
     out: Path | None = None
     """Folder for checkpoint and log. Default: runs/train/MODEL."""
     config: Annotated[str | None, arg(metavar="NAME|FILE.yaml")] = None
-    """Training settings from configs/train by name, or from a YAML file."""
+    """Training settings by name from configs/train, or a YAML file. Default: those of the model's family."""
     recipe: str = "edges_buckets_void"
     """Sampling recipe, by name or path."""
     samples: int | None = None

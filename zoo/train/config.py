@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_recipes.augment import AugmentSettings
+from data_recipes.schema import describe, read_yaml
 
 BUDGET = ("steps", "minutes")
 
 
 class TrainConfig(BaseModel):
-    """The configuration of one training run. The budget is `steps` or `minutes`, exactly one of them."""
+    """The configuration of one training run. The budget is `steps` or `minutes`, never both; 1,000 steps by default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,7 +26,7 @@ class TrainConfig(BaseModel):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the budget in which the rate rises; .3 for one cycle")
     clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null: not clipped")
     batch_size: int = Field(24, ge=1)
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(1000, ge=1)
     minutes: float | None = Field(None, gt=0, description="wall time with data loading, without evaluation")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0)
@@ -35,6 +35,13 @@ class TrainConfig(BaseModel):
     channels_last: bool = Field(True, description="channels innermost; on a CPU in bf16 1.1 to 1.7 times as fast")
     log_every: int = Field(10, ge=1, description="steps between two lines of the log")
     num_workers: int | None = Field(None, ge=0, description="reading processes; null: by the number of cores")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _minutes_instead_of_the_default_steps(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("minutes") is not None and "steps" not in given:
+            return {**given, "steps": None}
+        return given
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:
@@ -59,29 +66,23 @@ def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """What a YAML file of training settings says, checked, and nothing that it leaves to the defaults.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; not YAML, an unknown key, a value that is not possible, each named.
+    """
+    return read_yaml(Path(path), TrainConfig).model_dump(exclude_unset=True)
+
+
 def load_train_config(path: str | Path | None = None, **overrides: Any) -> TrainConfig:
     """A configuration from a YAML file, or the defaults; every override that is not None replaces its field.
 
-    A budget among the overrides replaces the file's, whichever of the two it is; without any it is 1,000 steps.
-
     Raises:
-        FileNotFoundError, ValueError: no such file; an unknown field or a value it cannot take, each named.
+        FileNotFoundError, ValueError: as `read_settings`, of the overrides too.
     """
-    fields: dict[str, Any] = {}
-    if path is not None:
-        fields = yaml.safe_load(Path(path).read_text()) or {}
-        if not isinstance(fields, dict):
-            raise ValueError(f"{path}: expected a mapping of field to value, got {type(fields).__name__}")
-    fields = merge_settings({"steps": 1000}, fields, {k: v for k, v in overrides.items() if v is not None})
+    given = {key: value for key, value in overrides.items() if value is not None}
     try:
-        return TrainConfig.model_validate(fields)
+        return TrainConfig.model_validate(merge_settings(read_settings(path) if path else {}, given))
     except ValidationError as error:
-        where = f"{path}: " if path else ""
-        raise ValueError(where + "; ".join(map(_plain, error.errors()))) from error
-
-
-def _plain(problem: Any) -> str:
-    name = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        return f"unknown field {name!r}; there are {', '.join(TrainConfig.model_fields)}"
-    return f"{name}: {problem['msg']}" if name else problem["msg"].removeprefix("Value error, ")
+        raise ValueError(describe(error, TrainConfig)) from None
