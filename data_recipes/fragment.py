@@ -31,7 +31,7 @@ class Fragment:
         papyrus: (H, W) bool; True everywhere if no mask was found.
         label: (H, W) uint8 class index, ink is label > 0; None if no label was found.
         supervised: (H, W) bool, where the label counts; True everywhere if not stated.
-        validation: (H, W) bool, or None.
+        validation: (H, W) bool, held out by the data's maker, so that no training tile touches it; or None.
         voxel_um: µm, or None where unknown.
         direction: `forward`, or `reverse` where the layers run from the papyrus's back to its front.
         center_layer: index of the layer on the surface, the middle one where unknown.

@@ -4,6 +4,8 @@ Every count of pixels in a window comes from a summed-area table. Planes are rea
 depends on the fragment's width alone, and what is drawn does not depend on where the bands lie: random numbers are
 drawn for the whole part in row-major order, from a seed derived from (seed, fragment, part, kind).
 
+No window touches a pixel of the validation mask: the data's maker holds those out.
+
 The ink ratio of a window is its ink pixels over its supervised papyrus pixels: what a masked loss sees. Where all of
 a window counts this is ink pixels / tile², as published.
 """
@@ -17,13 +19,11 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from data_recipes.plan import plan_parts
+from data_recipes.quotas import plan_parts
 from data_recipes.recipe import Quota, Recipe
 from data_recipes.regions import Rect, Region
 from data_recipes.report import KindReport, PartReport, Report
-from data_recipes.table import KINDS, SampleTable
-
-__all__ = ["KINDS", "SampleTable", "build_table", "edge_points", "grid_table", "sample_part"]
+from data_recipes.table import SampleTable
 
 BAND = 512
 HALO = 4  # rows that Canny needs beyond a band: one for the gradient, one for the thinning, and some
@@ -46,6 +46,8 @@ class Planes(Protocol):
     def papyrus(self) -> Plane: ...
     @property
     def supervised(self) -> Plane: ...
+    @property
+    def validation(self) -> Plane | None: ...
     @property
     def shape(self) -> tuple[int, int]: ...
 
@@ -80,6 +82,7 @@ def build_table(
             fragment.papyrus,
             fragment.supervised,
             recipe,
+            validation=fragment.validation,
             seed=seed,
             fragment=part.fragment,
             part=part.name,
@@ -104,6 +107,7 @@ def sample_part(
     supervised: Plane,
     recipe: Recipe,
     *,
+    validation: Plane | None = None,
     seed: int,
     fragment: str,
     part: str,
@@ -112,10 +116,12 @@ def sample_part(
 ) -> tuple[SampleTable, PartReport]:
     """The tiles of one part, each wholly in one of `rects` and mostly supervised papyrus; a pure function.
 
-    label (H,W) class index (ink is > 0), papyrus and supervised (H,W) bool. Rows come in the order edge, void, random,
-    grid, each by (y, x). What a kind cannot fill is in the report, with its reason.
+    label (H,W) class index (ink is > 0); papyrus, supervised and validation (H,W) bool: no tile touches the last.
+    Rows come in the order edge, void, random, grid,
+    each by (y, x). What a kind cannot fill is in the report, with its reason.
     """
-    scan = _Scan(label, papyrus, supervised, recipe, [r for r in rects if min(r.height, r.width) >= recipe.tile])
+    fitting = [rect for rect in rects if min(rect.height, rect.width) >= recipe.tile]
+    scan = _Scan(label, papyrus, supervised, validation, recipe, fitting)
     no_room = "" if scan.rects else f"no rectangle of the part holds a tile of {recipe.tile} px"
     tables, reports = [], []
 
@@ -142,7 +148,15 @@ def sample_part(
     if quota.grid:
         stride = max(1, round(recipe.stride * recipe.tile))
         grid = grid_table(
-            fragment, rects, papyrus, supervised, label, tile=recipe.tile, stride=stride, min_papyrus=recipe.min_papyrus
+            fragment,
+            rects,
+            label,
+            papyrus,
+            supervised,
+            validation=validation,
+            tile=recipe.tile,
+            stride=stride,
+            min_papyrus=recipe.min_papyrus,
         )
         valid = len(grid)
         asked = valid if quota.grid == "all" else quota.grid
@@ -158,20 +172,23 @@ def sample_part(
 def grid_table(
     fragment_name: str,
     rects: Sequence[Rect],
+    label: Plane | None,
     papyrus: Plane,
     supervised: Plane,
-    label: Plane | None,
     *,
+    validation: Plane | None = None,
     tile: int,
     stride: int,
     min_papyrus: float = 0.5,
 ) -> SampleTable:
     """Tiles at every `stride` px of each rectangle, the last row and column flush with its end: natural prevalence.
 
-    Tiles that are not mostly supervised papyrus are left out. Without a label the ink ratio is NaN.
+    Tiles that are not mostly supervised papyrus, or touch the validation mask, are left out.
+    Without a label the ink ratio is NaN.
     """
     recipe = Recipe(name="grid", tile=tile, min_papyrus=min_papyrus, each=Quota(grid="all"))
-    scan = _Scan(label, papyrus, supervised, recipe, [r for r in rects if min(r.height, r.width) >= tile])
+    fitting = [rect for rect in rects if min(rect.height, rect.width) >= tile]
+    scan = _Scan(label, papyrus, supervised, validation, recipe, fitting)
     ys, xs = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for rect in scan.rects:
         rows = np.union1d(np.arange(rect.y0, rect.y1 - tile + 1, stride), rect.y1 - tile)
@@ -222,9 +239,15 @@ class _Scan:
     """Counts of windows over the planes of one part, a band at a time."""
 
     def __init__(
-        self, label: Plane | None, papyrus: Plane, supervised: Plane, recipe: Recipe, rects: Sequence[Rect]
+        self,
+        label: Plane | None,
+        papyrus: Plane,
+        supervised: Plane,
+        validation: Plane | None,
+        recipe: Recipe,
+        rects: Sequence[Rect],
     ) -> None:
-        self.label, self.papyrus, self.supervised = label, papyrus, supervised
+        self.label, self.papyrus, self.supervised, self.validation = label, papyrus, supervised, validation
         self.recipe, self.rects, self.tile = recipe, rects, recipe.tile
         self.least = max(1, int(np.ceil(recipe.min_papyrus * self.tile**2)))
         self.margin = round(recipe.void_margin * self.tile)
@@ -241,8 +264,16 @@ class _Scan:
         ink = np.zeros(counted.shape, bool) if self.label is None else np.asarray(self.label[at]) > 0
         return ink, counted
 
+    def _touched(self, band: _Band) -> np.ndarray | None:
+        """Summed-area table of the validation mask under the band's tiles; None where it has no pixel there."""
+        held_out = None if self.validation is None else np.asarray(self.validation[band.covered(self.tile).slices])
+        return None if held_out is None or not held_out.any() else _integral(held_out)
+
     def counts(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(ink, counted) pixels of the windows whose corners are (y, x) px; each lies in one of the rectangles."""
+        """(ink, counted) pixels of the windows whose corners are (y, x) px; each lies in one of the rectangles.
+
+        Both are 0 where a window touches the validation mask.
+        """
         ink, counted = np.zeros(len(y), np.int64), np.zeros(len(y), np.int64)
         for band in self.bands():
             rect = band.rect
@@ -252,6 +283,9 @@ class _Scan:
                 at = y[own] - band.y0, x[own] - rect.x0
                 ink[own] = _windows_at(_integral(inked & allowed), *at, self.tile)
                 counted[own] = _windows_at(_integral(allowed), *at, self.tile)
+                if (touched := self._touched(band)) is not None:
+                    out = own[_windows_at(touched, *at, self.tile) > 0]
+                    ink[out] = counted[out] = 0
         return ink, counted
 
     @staticmethod
@@ -260,7 +294,12 @@ class _Scan:
 
     def papyrus_map(self, band: _Band) -> np.ndarray:
         """Corners in the band whose window is mostly supervised papyrus."""
-        return _windows(_integral(self._masks(band)[1]), self.tile) >= self.least
+        return self._untouched(band, _windows(_integral(self._masks(band)[1]), self.tile) >= self.least)
+
+    def _untouched(self, band: _Band, corners: np.ndarray) -> np.ndarray:
+        """Those of the corners in the band whose window is clear of the validation mask."""
+        touched = self._touched(band)
+        return corners if touched is None else corners & (_windows(touched, self.tile) == 0)
 
     def void_map(self, band: _Band) -> np.ndarray:
         """Corners in the band whose window has no ink, drawn or counted, and lies a margin inside the papyrus.
@@ -281,7 +320,7 @@ class _Scan:
             outside = ((have.y0 - want.y0, want.y1 - have.y1), (have.x0 - want.x0, want.x1 - have.x1))
             side = self.tile + 2 * self.margin
             clear &= _windows(_integral(np.pad(papyrus, outside, constant_values=True)), side) == side**2
-        return clear
+        return self._untouched(band, clear)
 
 
 def _edges(

@@ -17,7 +17,7 @@ import numpy as np
 from data_recipes.regions import Rect, Region, subtract_all, whole
 
 if TYPE_CHECKING:
-    from data_recipes.sampling import SampleTable
+    from data_recipes.table import SampleTable
 
 
 class Sized(Protocol):

@@ -18,7 +18,7 @@ from data_recipes.regions import Rect, Region
 
 if TYPE_CHECKING:
     from data_recipes.fragment import Fragment
-    from data_recipes.sampling import SampleTable
+    from data_recipes.table import SampleTable
 
 _VOXEL_TOLERANCE = 0.02  # two scans that state 7.91 and 8.0 µm are still the same scale
 

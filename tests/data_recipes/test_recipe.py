@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_recipes.plan import plan_parts
+from data_recipes.quotas import plan_parts
 from data_recipes.recipe import Part, Quota, Recipe, list_recipes, load_recipe
 
 KAGGLE = {"1": (8181, 6330), "2": (14830, 9506), "3": (7606, 5249)}

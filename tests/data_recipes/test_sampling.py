@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from data_recipes import sampling
 from data_recipes.recipe import Part, Quota, Recipe, load_recipe
 from data_recipes.regions import Rect, whole
-from data_recipes.sampling import KINDS, SampleTable, build_table, edge_points, grid_table, level, sample_part
+from data_recipes.sampling import build_table, edge_points, grid_table, level, sample_part
+from data_recipes.table import KINDS, SampleTable
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "edges.npz"
 
@@ -21,11 +22,12 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "edges.npz"
 class Fragment:
     """A fragment of arrays."""
 
-    def __init__(self, label, papyrus=None, supervised=None):
+    def __init__(self, label, papyrus=None, supervised=None, validation=None):
         self.label = label
         self.shape = label.shape
         self.papyrus = np.ones(label.shape, bool) if papyrus is None else papyrus
         self.supervised = np.ones(label.shape, bool) if supervised is None else supervised
+        self.validation = validation
 
 
 def letters(height=700, width=500, seed=0):
@@ -63,7 +65,7 @@ def test_edges_lie_within_a_pixel_of_the_reference_both_ways(golden):
 def test_ink_counts_and_buckets_equal_the_reference_but_at_bucket_borders(golden):
     y, x, ink, bucket = golden["buckets"].T.astype(int)
     planes = golden["label"], np.ones((512, 448), bool), np.ones((512, 448), bool)
-    scan = sampling._Scan(*planes, load_recipe("edges_buckets_void"), [whole((512, 448))])
+    scan = sampling._Scan(*planes, None, load_recipe("edges_buckets_void"), [whole((512, 448))])
     ours, counted = scan.counts(y - 32, x - 32)
     assert (ours == ink).all()
     assert (counted == 4096).all()
@@ -249,7 +251,7 @@ def test_a_grid_covers_every_rectangle_at_natural_prevalence():
     label = letters()
     whole_plane = np.ones(label.shape, bool)
     rects = [Rect(10, 310, 0, 205), Rect(400, 500, 100, 400)]
-    table = grid_table("a", rects, whole_plane, whole_plane, label, tile=50, stride=50)
+    table = grid_table("a", rects, label, whole_plane, whole_plane, tile=50, stride=50)
     seen = np.zeros(label.shape, bool)
     for y, x in zip(table.y, table.x, strict=True):
         seen[y : y + 50, x : x + 50] = True
@@ -289,7 +291,7 @@ def test_a_table_survives_csv_to_the_bit(tmp_path):
 
 
 def test_rows_are_chosen_by_slice_mask_or_index():
-    table = grid_table("a", [Rect(0, 90, 0, 90)], *[np.ones((90, 90), bool)] * 2, None, tile=30, stride=30)
+    table = grid_table("a", [Rect(0, 90, 0, 90)], None, *[np.ones((90, 90), bool)] * 2, tile=30, stride=30)
     assert len(table[:4]) == 4
     assert table[table.y == 30].x.tolist() == [0, 30, 60]
     assert table[[8, 0]].y.tolist() == [60, 0]
@@ -323,3 +325,22 @@ def test_every_tile_of_every_kind_lies_wholly_in_one_allowed_rectangle(tile, box
     )
     for y, x in zip(table.y, table.x, strict=True):
         assert any(r.y0 <= y and y + tile <= r.y1 and r.x0 <= x and x + tile <= r.x1 for r in rects)
+
+
+@pytest.mark.parametrize("band", [64, 512])
+def test_no_tile_of_any_kind_touches_what_the_data_hold_out_for_validation(monkeypatch, band):
+    monkeypatch.setattr(sampling, "BAND", band)
+    label = letters()
+    recipe = Recipe(name="t", tile=32, each=Quota(edge=300, void=100, random=300, grid="all"))
+    held_out = np.zeros(label.shape, bool)
+    held_out[300:420, 100:350] = True
+    held_out[17, 33] = True  # one pixel is enough
+    free, _ = build_table({"a": Fragment(label)}, None, recipe, seed=0)
+    table, _ = build_table({"a": Fragment(label, validation=held_out)}, None, recipe, seed=0)
+    for number in range(len(KINDS)):
+        assert windows(held_out, free[free.kind == number], 32).any()
+        kept = table[table.kind == number]
+        assert len(kept)
+        assert not windows(held_out, kept, 32).any()
+    nothing, _ = build_table({"a": Fragment(label, validation=np.zeros_like(held_out))}, None, recipe, seed=0)
+    assert nothing == free

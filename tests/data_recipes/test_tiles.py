@@ -14,7 +14,8 @@ from PIL import Image
 from data_recipes.augment import AugmentSettings, augment
 from data_recipes.fragment import Fragment, open_fragment
 from data_recipes.regions import Rect
-from data_recipes.sampling import SampleTable, grid_table
+from data_recipes.sampling import grid_table
+from data_recipes.table import SampleTable
 from data_recipes.tiles import InputContract, TileDataset, fit_contract, to_uint8
 
 
@@ -44,7 +45,7 @@ def contract(**changed) -> InputContract:
 def table(fragment: Fragment) -> SampleTable:
     assert fragment.label is not None
     rects = (Rect(0, 64, 0, 96),)
-    return grid_table(fragment.name, rects, fragment.papyrus, fragment.supervised, fragment.label, tile=32, stride=32)
+    return grid_table(fragment.name, rects, fragment.label, fragment.papyrus, fragment.supervised, tile=32, stride=32)
 
 
 def test_the_window_sits_about_the_centre_layer(stack: Fragment) -> None:

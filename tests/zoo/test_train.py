@@ -56,7 +56,7 @@ def dataset(folder: Path) -> TileDataset:
     fragments = open_fragments([folder])
     fragment, rects = fragments["bright"], (Rect(0, SIDE, 0, SIDE),)
     contract = fit_contract(fragments, {"bright": rects}, depth=DEPTH, tile=TILE)
-    args = fragment.papyrus, fragment.supervised, fragment.label
+    args = fragment.label, fragment.papyrus, fragment.supervised
     return TileDataset(fragments, grid_table("bright", rects, *args, tile=TILE, stride=TILE // 2), contract)
 
 
