@@ -77,13 +77,14 @@ def test_tiny_heads_come_out_at_half_with_an_iou_a_class(depth, classes):
 def test_vit_layout_gives_masks_at_a_quarter_for_any_tile():
     model = small(classes=2)
     heads = model.heads(torch.randn(1, 1, 5, 96, 80))
-    assert heads.logits[0].shape == (1, 2, 24, 20)
+    assert [head.shape for head in heads.logits] == [(1, 2, 24, 20)]
 
 
 def test_every_trainable_parameter_gets_a_gradient():
     model = build_sam_tiny(depth=4, tile=32)
     heads = model.heads(torch.randn(2, 1, 4, 32, 32))
-    (heads.logits[0].sum() + heads.aux["iou"].sum()).backward()
+    assert [head.shape[-1] for head in heads.logits] == [16, 8]
+    (sum(head.sum() for head in heads.logits) + heads.aux["iou"].sum()).backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     assert not any(p.requires_grad for p in model.prompt_encoder.mask_downscaling.parameters())
 
