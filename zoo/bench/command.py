@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,13 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data_recipes.files import check_writable
 from data_recipes.fragment import Fragment, absolute_data, open_fragments, refuse_test_phantoms
+from data_recipes.schema import describe
 from zoo.bench.figures import panels, quality_against_memory
 from zoo.bench.leaderboard import Row, build_rows, rich_table, write_leaderboard
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.result import Result
 from zoo.bench.runner import run_all
-from zoo.bench.suite import Suite, describe, load_suite
+from zoo.bench.suite import Suite, load_suite
 from zoo.configs import list_configs
 from zoo.device import resolve_device
 from zoo.registry import list_families, list_models, model_card
@@ -46,8 +47,9 @@ def bench(options: BenchOptions) -> int:
     device = str(resolve_device(options.device))
     models = resolve_models(suite, _split(options.models) or None, device)
     out = options.out or Path("runs") / "bench" / suite.name
-    _check_writable(out)
+    check_writable(out)
     fragments = open_fragments(data)
+    suite = _fit_depth(suite, options, fragments, console)
     specs = plan_runs(
         suite,
         models,
@@ -76,7 +78,7 @@ def report(
     results: Sequence[Result], fragments: dict[str, Fragment], suite: Suite, out: Path, console: Console
 ) -> list[Row]:
     """Write leaderboard and pictures of finished runs and show the table."""
-    floors = [row.label for row in _floor_rows(results, suite)]
+    floors = _floors(results, suite)
     rows = build_rows(results, out, floors=floors)
     title = f"inkzoo, suite {suite.name}"
     caption = _caption(results, suite, floors)
@@ -98,12 +100,10 @@ def _names(pictures: Sequence[Path]) -> str:
     return "".join(f", {escape(path.name)}" for path in pictures)
 
 
-def _floor_rows(results: Sequence[Result], suite: Suite) -> list[Any]:
-    seen: dict[str, Any] = {}
-    for result in results:
-        if result.spec.floor or result.spec.model in suite.floors or result.spec.label in suite.floors:
-            seen.setdefault(result.spec.label, result.spec)
-    return list(seen.values())
+def _floors(results: Sequence[Result], suite: Suite) -> list[str]:
+    """Labels of the rows that are floors."""
+    specs = [result.spec for result in results]
+    return list(dict.fromkeys(s.label for s in specs if s.floor or {s.model, s.label} & set(suite.floors)))
 
 
 def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> list[str]:
@@ -150,6 +150,15 @@ def _apply(suite: Suite, options: BenchOptions) -> Suite:
     return Suite(**{**suite.model_dump(), **changed})
 
 
+def _fit_depth(suite: Suite, options: BenchOptions, fragments: dict[str, Fragment], console: Console) -> Suite:
+    """The suite with no more layers than the shallowest fragment has, unless --depth asks for them."""
+    least = min((f.depth for f in fragments.values() if f.volume is not None), default=suite.depth)
+    if options.depth is not None or least >= suite.depth:
+        return suite
+    console.print(f"depth {least} instead of the suite's {suite.depth}: a fragment has no more layers")
+    return suite.model_copy(update={"depth": least})
+
+
 def _train_overrides(options: BenchOptions) -> dict[str, Any]:
     if options.steps is not None and options.minutes is not None:
         raise ValueError("give --steps or --minutes, not both")
@@ -168,17 +177,6 @@ def _integers(values: Sequence[str], option: str) -> list[int]:
         raise ValueError(f"{option} takes whole numbers, got {', '.join(values)}") from None
 
 
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise ValueError(f"--out {out} is a file; give a folder") from None
-    except OSError as error:
-        raise ValueError(f"--out {out}: cannot be created: {error.strerror}; choose another folder") from None
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {out} is not writable; choose another folder")
-
-
 def _check_models(specs: Sequence[RunSpec]) -> None:
     """Find a user's mistake in a row before the first run: unknown option, impossible tile or depth, bad setting."""
     from torch import device
@@ -190,7 +188,7 @@ def _check_models(specs: Sequence[RunSpec]) -> None:
         try:
             config = TrainConfig(**spec.train)
         except ValidationError as error:
-            raise ValueError(f"{spec.label}: training settings: {describe(error)}") from None
+            raise ValueError(f"{spec.label}: training settings: {describe(error, TrainConfig)}") from None
         make_loss(config.loss, smoothing=config.smoothing)
         try:
             with device("meta"):

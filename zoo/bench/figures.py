@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_recipes.files import whole_file
 from data_recipes.fragment import Fragment
 from data_recipes.regions import Rect
 from zoo.bench.leaderboard import Row
@@ -129,6 +130,5 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png")

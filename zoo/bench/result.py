@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -11,8 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data_recipes.files import whole_file
+from data_recipes.schema import describe
 from zoo.bench.plan import RunSpec
-from zoo.bench.suite import describe
 
 SCHEMA = 1
 RESULT_FILE = "result.json"
@@ -61,18 +61,14 @@ def load_result(path: Path) -> Result:
         return Result.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise ValueError(
-            f"{path}: not a result of this version: {describe(error)}; delete it to run it again"
+            f"{path}: not a result of this version: {describe(error, Result)}; delete it to run it again"
         ) from None
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it: it is whole under its own name, or absent."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    """Write a text file that is whole under its own name, or absent."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from data_recipes.schema import read_yaml
 from data_recipes.split_spec import SplitSpec
-from zoo.configs import config_path
+from zoo.configs import config_path, list_configs
+from zoo.train.config import read_settings
 
 
 class _Strict(BaseModel):
@@ -66,28 +66,10 @@ def load_suite(name: str) -> Suite:
     Raises:
         ValueError: unknown name (with the nearest), unknown or missing key, wrong type; the message names the key.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else config_path("suites", name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
-    try:
-        return Suite(**{"name": path.stem, **content})
-    except ValidationError as error:
-        raise ValueError(f"{path}: {describe(error)}") from None
-
-
-def describe(error: ValidationError) -> str:
-    """A pydantic error as one line: each key with what is wrong with it."""
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].lower()}" for e in error.errors())
+    path = config_path("suites", name)
+    return read_yaml(path, Suite, defaults={"name": path.stem})
 
 
 def family_settings(family: str) -> dict[str, Any]:
     """Training settings of a model family from `configs/train/FAMILY.yaml`; empty where it has none."""
-    try:
-        path = config_path("train", family)
-    except (ValueError, FileNotFoundError):
-        return {}
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return read_settings(config_path("train", family)) if family in list_configs("train") else {}
