@@ -24,8 +24,9 @@ def test_peak_sees_memory_that_is_freed_again() -> None:
 
 
 def test_weights_that_were_there_before_count() -> None:
-    model = nn.Sequential(nn.Linear(1024, 4096), nn.BatchNorm1d(4096))
-    weights = 4 * (1024 * 4096 + 4096 + 4 * 4096) + 8  # with running mean and variance, and the batches counted
+    # so large that its gradients are not put where something was freed before
+    model = nn.Sequential(nn.Linear(3072, 4096), nn.BatchNorm1d(4096))
+    weights = 4 * (3072 * 4096 + 4096 + 4 * 4096) + 8  # with running mean and variance, and the batches counted
     assert state_bytes(model) == weights
     model.register_parameter("again", model[0].weight)  # pyright: ignore[reportArgumentType]
     assert state_bytes(model) == weights
