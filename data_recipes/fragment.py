@@ -139,14 +139,24 @@ def open_fragments(paths: Sequence[str | Path]) -> dict[str, Fragment]:
         for one in _expand(where) or [where]:
             fragment = open_fragment(one)
             if fragment.name in found:
-                raise ValueError(
-                    f"two fragments are named {fragment.name}: {found[fragment.name].path} and {fragment.path}; "
-                    "give one of them another name in a fragment.yaml beside it (`name: …`)"
-                )
+                raise ValueError(_same_name(found[fragment.name], fragment))
             found[fragment.name] = fragment
     if not found:
         raise ValueError("no fragment was named; give one or more paths")
     return found
+
+
+def _same_name(first: Fragment, second: Fragment) -> str:
+    from data_recipes.formats.stack import converted_from
+
+    for copy, other in ((first, second), (second, first)):
+        source = converted_from(copy.path)
+        if source and Path(source).name == other.path.name:
+            return f"{copy.path} is the conversion of {other.path}: they are one fragment; give one of the two paths"
+    return (
+        f"two fragments are named {first.name}: {first.path} and {second.path}; "
+        "give one of them another name in a fragment.yaml beside it (`name: …`)"
+    )
 
 
 def absolute_data(items: Iterable[str | Path]) -> list[str]:
@@ -186,6 +196,8 @@ def _open_parts(path: Path) -> Parts:
     from data_recipes.formats import kaggle, segment, stack
     from data_recipes.formats.zarr import is_zarr
 
+    if path.suffix == stack.PARTIAL:
+        raise ValueError(f"{path}: an unfinished conversion; repeat the command that began it, or remove it")
     if path.is_file():
         return stack.open_tiff_fragment(path)
     if is_zarr(path):
@@ -195,9 +207,9 @@ def _open_parts(path: Path) -> Parts:
     if segment.matches(path):
         return segment.open_segment(path)
     volumes = stack.volumes_in(path)
-    if len(volumes) == 1:
-        return _open_parts(volumes[0])
     inside = [p.name for p in _expand(path)]
+    if len(volumes) == 1 and not inside:
+        return _open_parts(volumes[0])
     if not inside and segment.has_planes(path):
         return kaggle.open_labels(path)
     if inside:
@@ -228,19 +240,18 @@ def _expand(path: Path, depth: int = 2) -> list[Path]:
     if not path.is_dir() or is_zarr(path) or kaggle.matches(path) or segment.matches(path):
         return []
     volumes = stack.volumes_in(path)
-    if len(volumes) == 1:
-        return []
-    if volumes:
-        return volumes
-    folders = [p for p in sorted(path.iterdir(), key=_natural) if p.is_dir() and p.name not in LABEL_FOLDERS]
+    folders = [p for p in path.iterdir() if p.is_dir() and not is_zarr(p) and p.suffix != stack.PARTIAL]
+    folders = sorted((p for p in folders if p.name not in LABEL_FOLDERS), key=_natural)
+    if volumes:  # beside a volume, a folder of planes alone belongs to it
+        layered = [p for p in folders if _has_layers(p)]
+        return sorted([*volumes, *layered], key=_natural) if layered or len(volumes) > 1 else []
     return [one for p in folders for one in ([p] if _is_fragment(p) else _expand(p, depth - 1) if depth > 1 else [])]
 
 
 def _is_fragment(path: Path) -> bool:
-    from data_recipes.formats import kaggle, segment, stack
-    from data_recipes.formats.zarr import is_zarr
+    from data_recipes.formats import segment
 
-    if is_zarr(path) or kaggle.matches(path) or segment.matches(path) or len(stack.volumes_in(path)) == 1:
+    if _has_layers(path):
         return True
     try:
         return segment.has_planes(path)
@@ -248,8 +259,19 @@ def _is_fragment(path: Path) -> bool:
         return False
 
 
+def _has_layers(path: Path) -> bool:
+    """Whether this folder is one fragment with a volume."""
+    from data_recipes.formats import kaggle, segment, stack
+    from data_recipes.formats.zarr import is_zarr
+
+    if is_zarr(path) or kaggle.matches(path) or segment.matches(path):
+        return True
+    return len(stack.volumes_in(path)) == 1 and not _expand(path, 1)
+
+
 def _natural(path: Path) -> tuple[int, int, str]:
-    return (0, int(path.name), "") if path.name.isdecimal() else (1, 0, path.name)
+    name = path.name.removesuffix(path.suffix)
+    return (0, int(name), path.name) if name.isdecimal() else (1, 0, path.name)
 
 
 def _settings(files: Sequence[Path]):

@@ -13,12 +13,15 @@ from data_recipes.formats.zarr import OURS, child_arrays, is_zarr, open_zarr
 PLANES = "planes"
 """The group inside a converted zarr that holds its masks and labels."""
 
+PARTIAL = ".partial"
+"""How the names of what is still being written end; it is never taken for a fragment."""
+
 
 def volumes_in(folder: Path) -> list[Path]:
-    """The zarrs and TIFF stacks right inside a folder that are no masks or labels, by name."""
+    """The zarrs and TIFF stacks right inside a folder that are no masks or labels, nor unfinished, by name."""
     if not folder.is_dir():
         return []
-    entries = sorted(p for p in folder.iterdir() if not is_companion(p))
+    entries = sorted(p for p in folder.iterdir() if not is_companion(p) and p.suffix != PARTIAL)
     return [p for p in entries if is_zarr(p) or (p.is_file() and p.suffix.lower() in tiff.SUFFIXES)]
 
 
@@ -64,6 +67,13 @@ def open_zarr_fragment(path: Path, level: int | None) -> Parts:
         full_shape=(shape[0], shape[1]) if coarse else None,
         notes=_origin(source.attributes) + notes,
     )
+
+
+def converted_from(path: Path) -> str | None:
+    """The path that the zarr at `path` was converted from; None if it is no conversion."""
+    if not is_zarr(path):
+        return None
+    return ((open_zarr(path).attributes.get(OURS) or {}).get("source") or {}).get("source")
 
 
 def _origin(attributes: dict[str, Any]) -> list[str]:

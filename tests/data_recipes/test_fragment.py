@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from data_recipes.convert import convert
 from data_recipes.formats import arrays
 from data_recipes.fragment import Fragment, absolute_data, open_fragment, open_fragments
 
@@ -144,6 +145,52 @@ def test_two_fragments_of_one_name_are_refused(segment):
         open_fragments([segment, segment])
     with pytest.raises(ValueError, match="no fragment was named"):
         open_fragments([])
+
+
+@pytest.fixture
+def fragments(tmp_path) -> Path:
+    """Two scroll segments, 1 and 2, in one folder."""
+    for name in "12":
+        (tmp_path / "fragments" / name / "layers").mkdir(parents=True)
+        for z, layer in enumerate(DATA):
+            tifffile.imwrite(tmp_path / "fragments" / name / "layers" / f"{z:02}.tif", layer)
+    return tmp_path / "fragments"
+
+
+def test_a_conversion_in_another_folder_leaves_two_folders_that_open(fragments):
+    convert(fragments / "1", fragments.parent / "zarr" / "1.zarr", progress=False)
+    assert list(open_fragments([fragments])) == ["1", "2"]
+    assert list(open_fragments([fragments.parent / "zarr"])) == ["1"]
+    assert list(open_fragments([fragments / "2", fragments.parent / "zarr"])) == ["2", "1"]
+
+
+def test_a_fragment_and_its_conversion_are_one(fragments):
+    convert(fragments / "1", fragments / "1.zarr", progress=False)
+    with pytest.raises(
+        ValueError, match=r"1\.zarr is the conversion of .*fragments/1: they are one fragment; give one"
+    ):
+        open_fragments([fragments])
+    assert list(open_fragments([fragments / "1.zarr", fragments / "2"])) == ["1", "2"]
+    with pytest.raises(ValueError, match=r"a folder of 3 fragments \(1, 1\.zarr, 2\); name one"):
+        open_fragment(fragments)
+
+
+def test_volumes_and_folders_beside_each_other_are_all_fragments(fragments):
+    convert(fragments / "1", fragments / "3.zarr", progress=False)
+    (fragments / "3.fragment.yaml").write_text("name: three\n")
+    assert list(open_fragments([fragments])) == ["1", "2", "three"]
+    assert list(open_fragments([fragments.parent])) == ["1", "2", "three"]
+    (fragments / "notes").mkdir()  # planes beside a volume are its own
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(fragments / "notes" / "mask.png")
+    assert list(open_fragments([fragments])) == ["1", "2", "three"]
+
+
+def test_an_unfinished_conversion_is_no_fragment(fragments):
+    done = convert(fragments / "1", fragments / "1.zarr", progress=False)
+    done.rename(fragments / "1.zarr.partial")
+    assert list(open_fragments([fragments])) == ["1", "2"]
+    with pytest.raises(ValueError, match=r"1\.zarr\.partial: an unfinished conversion; repeat"):
+        open_fragment(fragments / "1.zarr.partial")
 
 
 def test_open_files_stay_few_however_many_layers_there_are(tmp_path, monkeypatch):
