@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.card import ModelCard
 from zoo.models.base import Heads, InkModel
 from zoo.models.depth import ZAttention
-from zoo.models.layers import Conv3d
+from zoo.models.layers import conv_block_3d
 
 _OPTIONS = {
     "width": "channels of the first block; the last one has eight times as many",
@@ -42,12 +42,6 @@ CARDS = {
         _card("depthcnn_base", "3D CNN, widths 32 to 256, attention over Z, 2D head at 1/16 (2.3 M parameters)"),
     )
 }
-
-
-def conv_block_3d(inputs: int, outputs: int, stride: tuple[int, int, int] = (1, 1, 1)) -> nn.Sequential:
-    """3x3x3 convolution, BatchNorm, GELU: (B, inputs, D, H, W) -> (B, outputs, D, H, W) / stride, rounded up."""
-    conv = Conv3d(inputs, outputs, 3, stride=stride, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm3d(outputs), nn.GELU())
 
 
 class DepthCNN(InkModel):

@@ -40,3 +40,9 @@ class Conv3d(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, C', D/sz, H/sy, W/sx), rounded up."""
         return conv3d(volume, self.weight, self.bias, stride=self.stride, padding=self.padding)
+
+
+def conv_block_3d(inputs: int, outputs: int, stride: Triple = (1, 1, 1)) -> nn.Sequential:
+    """3x3x3 convolution, BatchNorm, GELU: (B, inputs, D, H, W) -> (B, outputs, D, H, W) / stride, rounded up."""
+    conv = Conv3d(inputs, outputs, 3, stride=stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm3d(outputs), nn.GELU())

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from zoo.card import ModelCard
 from zoo.models.base import Heads, InkModel
 from zoo.models.depth import ZConv
-from zoo.models.depthcnn import conv_block_3d
+from zoo.models.layers import conv_block_3d
 
 _URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 _SHARED_DIFFERS = (
