@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_recipes import sampling
+from data_recipes import scan
 from data_recipes.recipe import Part, Quota, Recipe, load_recipe
 from data_recipes.regions import Rect, whole
 from data_recipes.sampling import build_table, edge_points, grid_table, level, sample_part
+from data_recipes.scan import Scan
 from data_recipes.table import KINDS, SampleTable
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "edges.npz"
@@ -65,8 +66,8 @@ def test_edges_lie_within_a_pixel_of_the_reference_both_ways(golden):
 def test_ink_counts_and_buckets_equal_the_reference_but_at_bucket_borders(golden):
     y, x, ink, bucket = golden["buckets"].T.astype(int)
     planes = golden["label"], np.ones((512, 448), bool), np.ones((512, 448), bool)
-    scan = sampling._Scan(*planes, None, load_recipe("edges_buckets_void"), [whole((512, 448))])
-    ours, counted = scan.counts(y - 32, x - 32)
+    counted_by = Scan(*planes, None, load_recipe("edges_buckets_void"), [whole((512, 448))])
+    ours, counted = counted_by.counts(y - 32, x - 32)
     assert (ours == ink).all()
     assert (counted == 4096).all()
     ours = np.minimum(10 * ours // counted, 9)
@@ -87,11 +88,11 @@ def test_bands_change_neither_the_edge_nor_the_table(monkeypatch, band):
 
     def both():
         table, _ = build_table({"a": fragment}, {"a": (Rect(3, 340, 0, 500), Rect(340, 690, 5, 420))}, recipe, seed=1)
-        return edge_points(label, whole(label.shape), band=sampling.BAND), table
+        return edge_points(label, whole(label.shape), band=scan.BAND), table
 
-    monkeypatch.setattr(sampling, "BAND", 10_000)
+    monkeypatch.setattr(scan, "BAND", 10_000)
     points, table = both()
-    monkeypatch.setattr(sampling, "BAND", band)
+    monkeypatch.setattr(scan, "BAND", band)
     banded_points, banded_table = both()
     assert (points == banded_points).all()
     assert table == banded_table
@@ -329,7 +330,7 @@ def test_every_tile_of_every_kind_lies_wholly_in_one_allowed_rectangle(tile, box
 
 @pytest.mark.parametrize("band", [64, 512])
 def test_no_tile_of_any_kind_touches_what_the_data_hold_out_for_validation(monkeypatch, band):
-    monkeypatch.setattr(sampling, "BAND", band)
+    monkeypatch.setattr(scan, "BAND", band)
     label = letters()
     recipe = Recipe(name="t", tile=32, each=Quota(edge=300, void=100, random=300, grid="all"))
     held_out = np.zeros(label.shape, bool)
