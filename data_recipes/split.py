@@ -56,28 +56,6 @@ class Fold:
         return {"name": self.name, "buffer": self.buffer, "left_out": list(self.left_out), **plain}
 
 
-def folds(
-    fragments: Mapping[str, Sized],
-    *,
-    buffer: int,
-    parts: int = 2,
-    calibration_parts: int = 5,
-    calibration_index: int = 0,
-) -> list[Fold]:
-    """Leave-one-fragment-out where there are several fragments, blocks of the one fragment otherwise."""
-    if len(fragments) > 1:
-        return leave_one_out(
-            fragments, buffer=buffer, calibration_parts=calibration_parts, calibration_index=calibration_index
-        )
-    return blocks(
-        next(iter(fragments.values())),
-        parts=parts,
-        buffer=buffer,
-        calibration_parts=calibration_parts,
-        calibration_index=calibration_index,
-    )
-
-
 def leave_one_out(
     fragments: Mapping[str, Sized],
     *,
