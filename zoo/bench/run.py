@@ -116,12 +116,10 @@ class _ModelPredictor:
 
     def __init__(self, spec: RunSpec, folder: Path):
         from zoo.checkpoint import load_checkpoint
-        from zoo.memory import state_bytes
         from zoo.train.config import TrainConfig
 
         self.spec, self.config = spec, TrainConfig(**spec.train)
         self.loaded = load_checkpoint(folder / CHECKPOINT, spec.device)
-        self.weights = state_bytes(self.loaded.model)
         self.seconds, self.pixels, self.bytes, self.bytes_reserved = 0.0, 0, 0, None
 
     def __call__(self, fragment: Fragment, rect: Rect) -> FloatMap:
@@ -129,7 +127,7 @@ class _ModelPredictor:
         from zoo.predict.tiles import predict_region
 
         began = time.perf_counter()
-        with PeakMemory(self.spec.device) as peak:
+        with PeakMemory(self.spec.device, self.loaded.model) as peak:
             prob = predict_region(
                 self.loaded.model,
                 fragment,
@@ -143,8 +141,7 @@ class _ModelPredictor:
             )
         self.seconds += time.perf_counter() - began
         self.pixels += rect.area
-        # On a GPU the weights are in the peak already; on a CPU they were there before the measurement began.
-        on_cpu = self.spec.device == "cpu"
-        self.bytes = max(self.bytes, peak.bytes + (self.weights if on_cpu else 0))
+        # Later calls begin with memory that the first one left behind, so the largest growth is the honest one.
+        self.bytes = max(self.bytes, peak.bytes)
         self.bytes_reserved = peak.reserved
         return prob
