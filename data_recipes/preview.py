@@ -47,7 +47,7 @@ def preview(
     out = Path(out).expanduser()
     check_file(out)
     fragments = open_fragments(data)
-    tiles = tiles_of(chosen, data, seed)[0] if table is None else SampleTable.from_csv(table)
+    tiles = tiles_of(chosen, data, seed)[0] if table is None else SampleTable.from_csv(table.expanduser())
     figure = draw(fragments, tiles, tile=chosen.tile, buckets=chosen.buckets, title=chosen.name)
     with whole_file(out) as partial:
         figure.savefig(partial, dpi=dpi, format="png")

@@ -22,8 +22,11 @@ def _arc(cx: float, cy: float, rx: float, ry: float, start: float, stop: float) 
 # x and y in units of the letter's height, y downwards. Epsilon, sigma and omega are lunate, as scribes wrote them.
 SKELETONS: dict[str, list[list[Point]]] = {
     "Α": [[(0, 1), (0.4, 0), (0.8, 1)], [(0.16, 0.62), (0.64, 0.62)]],
-    "Β": [[(0, 0), (0, 1)], [(0, 0), *_arc(0.25, 0.24, 0.28, 0.24, -90, 90), (0, 0.48)], [(0, 0.48),
-          *_arc(0.28, 0.74, 0.32, 0.26, -90, 90), (0, 1)]],
+    "Β": [
+        [(0, 0), (0, 1)],
+        [(0, 0), *_arc(0.25, 0.24, 0.28, 0.24, -90, 90), (0, 0.48)],
+        [(0, 0.48), *_arc(0.28, 0.74, 0.32, 0.26, -90, 90), (0, 1)],
+    ],
     "Γ": [[(0.65, 0), (0, 0), (0, 1)]],
     "Δ": [[(0, 1), (0.42, 0), (0.84, 1), (0, 1)]],
     "Ε": [_arc(0.5, 0.5, 0.5, 0.5, -50, -310), [(0.02, 0.5), (0.66, 0.5)]],
@@ -98,8 +101,10 @@ def write_page(rng: np.random.Generator, height: int, width: int, *, size: float
             scale = size * rng.uniform(0.92, 1.0) * np.array([1.0, 0.9])
             lean = rng.uniform(-0.06, 0.06)
             strokes = tuple(
-                np.array([((y + rng.normal(0, 0.012)) * scale[0], (px + lean * (0.5 - y)) * scale[1])
-                          for px, y in stroke], dtype=np.float32)
+                np.array(
+                    [((y + rng.normal(0, 0.012)) * scale[0], (px + lean * (0.5 - y)) * scale[1]) for px, y in stroke],
+                    dtype=np.float32,
+                )
                 for stroke in SKELETONS[glyph]
             )
             y = top + slope * left + rng.normal(0, 0.02) * size

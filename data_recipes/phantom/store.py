@@ -85,8 +85,13 @@ def write_phantom(phantom: PhantomArrays, folder: Path, name: str) -> None:
     (folder / "layers").mkdir()
     for index, layer in enumerate(phantom.volume):
         tifffile.imwrite(folder / "layers" / f"{index:02d}.tif", layer, photometric="minisblack")
-    planes = {"mask": phantom.papyrus, "inklabels": phantom.label, "exact": phantom.exact, "drawn": phantom.drawn,
-              "decoy": phantom.decoy}
+    planes = {
+        "mask": phantom.papyrus,
+        "inklabels": phantom.label,
+        "exact": phantom.exact,
+        "drawn": phantom.drawn,
+        "decoy": phantom.decoy,
+    }
     for kind, plane in planes.items():
         Image.fromarray(plane.astype(np.uint8) * 255).save(folder / f"{name}_{kind}.png")
     (folder / "fragment.yaml").write_text(
@@ -101,8 +106,10 @@ def write_phantom(phantom: PhantomArrays, folder: Path, name: str) -> None:
         "layers": layers,
         "height": height,
         "width": width,
-        "letters": {kind: sum(letter.ink is ink for letter in phantom.page.letters)
-                    for kind, ink in (("ink", True), ("decoy", False))},
+        "letters": {
+            kind: sum(letter.ink is ink for letter in phantom.page.letters)
+            for kind, ink in (("ink", True), ("decoy", False))
+        },
         "letters_missing_in_drawn": phantom.by_hand.missing,
         "pen_px": phantom.page.pen,
         "letter_px": phantom.page.size,

@@ -49,8 +49,9 @@ def ct_noise(rng: np.random.Generator, layers: int, shape: Shape, *, lowest: flo
     """
     side = [int(fft.next_fast_len(n + 16, True) or n) for n in shape]
     frequency = np.hypot(fft.fftfreq(side[0])[:, None], fft.rfftfreq(side[1])).astype(np.float32)
-    log_power = np.interp(np.log(np.maximum(frequency, max(lowest, 1e-3))), np.log(constants.FREQUENCY),
-                          np.log(constants.POWER))
+    log_power = np.interp(
+        np.log(np.maximum(frequency, max(lowest, 1e-3))), np.log(constants.FREQUENCY), np.log(constants.POWER)
+    )
     amplitude = np.exp(0.5 * log_power).astype(np.float32)
     amplitude[0, 0] = 0.0
     white = rng.standard_normal((layers, *side), dtype=np.float32)

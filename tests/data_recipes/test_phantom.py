@@ -41,12 +41,17 @@ def scores(plane: np.ndarray, made: PhantomArrays, smoothing: float) -> tuple[fl
 
 
 def mean_scores(project, ink: Ink, smoothing: float, depth: int = 16, clip: int = 255) -> np.ndarray:
-    return np.mean([scores(project(windowed(phantom(s, ink), depth, clip)), phantom(s, ink), smoothing) for s in SEEDS],
-                   axis=0)
+    return np.mean(
+        [scores(project(windowed(phantom(s, ink), depth, clip)), phantom(s, ink), smoothing) for s in SEEDS], axis=0
+    )
 
 
-BLIND = {"mean": lambda v: v.mean(0), "maximum": lambda v: v.max(0), "deviation": lambda v: v.std(0),
-         "minimum": lambda v: v.min(0)}
+BLIND = {
+    "mean": lambda v: v.mean(0),
+    "maximum": lambda v: v.max(0),
+    "deviation": lambda v: v.std(0),
+    "minimum": lambda v: v.min(0),
+}
 
 
 @pytest.mark.parametrize("projection", BLIND)
