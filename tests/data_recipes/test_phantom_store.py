@@ -83,6 +83,14 @@ def test_failure_while_writing_leaves_no_folder(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.rglob("*") if "phantom" in path.name]
 
 
+def test_a_cache_that_cannot_be_written_is_found_before_anything_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("INKZOO_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(store, "make_phantom", None)
+    with pytest.raises(ValueError, match=r"^\$INKZOO_CACHE .*file is a file; give a folder"):
+        phantom_fragment(SPEC)
+
+
 def test_cache_lies_in_the_users_cache_folder_by_default(monkeypatch, tmp_path):
     monkeypatch.delenv("INKZOO_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
