@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,8 @@ def _panel(fragment: Fragment, name: str, by_label: Mapping[str, Result], out: P
             title = f"{label}\nDice {scores['dice'] or 0:.3f}" + (f"  AUC {scores['auc']:.3f}" if scores["auc"] else "")
             # Maps differ in calibration; each is shown from its own 2nd to 99.5th percentile so that shapes compare.
             low, high = np.percentile(prob, [2, 99.5])
-            tiles.append((title, prob, {"cmap": "magma", "vmin": low, "vmax": max(high, low + 1e-3)}))
+            low, high = (low, high) if high - low > 1e-3 else (0.0, 1.0)
+            tiles.append((title, prob, {"cmap": "magma", "vmin": low, "vmax": high}))
     columns = min(4, len(tiles))
     rows = -(-len(tiles) // columns)
     side = 3.4
@@ -130,5 +132,9 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png")
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with whole_file(path) as partial, Image.open(drawn) as picture:  # 256 colours: a third of the size
+        picture.convert("RGB").quantize(256).save(partial, format="png", optimize=True)
