@@ -105,7 +105,7 @@ def _panel(fragment: Fragment, name: str, by_label: Mapping[str, Result], out: P
             low, high = np.percentile(prob, [2, 99.5])
             low, high = (low, high) if high - low > 1e-3 else (0.0, 1.0)
             tiles.append((title, prob, {"cmap": "magma", "vmin": low, "vmax": high}))
-    columns = min(4, len(tiles))
+    columns = min(8 if outline.width < 0.6 * outline.height else 4, len(tiles))
     rows = -(-len(tiles) // columns)
     side = 3.4
     figure = _figure(columns * side * min(max(outline.width / outline.height, 0.5), 1.6), rows * (side + 0.5))
