@@ -91,6 +91,7 @@ def _panel(fragment: Fragment, name: str, by_label: Mapping[str, Result], out: P
         layer = fragment.read(*outline, z, z + 1)[0][::step, ::step]
         low, high = np.percentile(layer, [1, 99])
         tiles.append((f"layer {z}", layer, {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1)}))
+    papyrus = fragment.papyrus[outline.slices][::step, ::step]
     if fragment.label is not None:
         ink = (fragment.label[outline.slices] > 0)[::step, ::step].astype(float)
         counted = (fragment.papyrus[outline.slices] & fragment.supervised[outline.slices])[::step, ::step]
@@ -99,10 +100,11 @@ def _panel(fragment: Fragment, name: str, by_label: Mapping[str, Result], out: P
         saved = out / "runs" / result.run_id / map_name(name)
         if saved.is_file():
             prob = np.load(saved, mmap_mode="r", allow_pickle=False)[::step, ::step].astype(np.float32)
+            prob[~papyrus] = np.nan  # what a model says beside the papyrus is neither trained nor counted
             scores = result.per_fragment.get(name, result.quality)
             title = f"{label}\nDice {scores['dice'] or 0:.3f}" + (f"  AUC {scores['auc']:.3f}" if scores["auc"] else "")
             # Maps differ in calibration; each is shown from its own 2nd to 99.5th percentile so that shapes compare.
-            low, high = np.percentile(prob, [2, 99.5])
+            low, high = np.nanpercentile(prob, [2, 99.5])
             low, high = (low, high) if high - low > 1e-3 else (0.0, 1.0)
             tiles.append((title, prob, {"cmap": "magma", "vmin": low, "vmax": high}))
     columns = min(8 if outline.width < 0.6 * outline.height else 4, len(tiles))
@@ -113,7 +115,8 @@ def _panel(fragment: Fragment, name: str, by_label: Mapping[str, Result], out: P
         axes: Axes = figure.add_subplot(rows, columns, number + 1)
         axes.imshow(image, interpolation="nearest", **style)
         axes.set_title(_literal(title), fontsize=9)
-        axes.set_axis_off()
+        axes.set_facecolor("0.5")
+        axes.set(xticks=[], yticks=[])
     figure.suptitle(
         _literal(f"{name}, rows {outline.y0}–{outline.y1 - 1}, columns {outline.x0}–{outline.x1 - 1}"), fontsize=10
     )
