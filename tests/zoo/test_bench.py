@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,12 +35,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bench(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def start(home: Path, *options: str) -> tuple[list[str], dict[str, Any]]:
     root = Path(__file__).resolve().parents[2]
     paths = os.pathsep.join([str(root), str(Path(__file__).parent)])
     environment = {**os.environ, "INKZOO_CACHE": str(home / "cache"), "PYTHONPATH": paths}
-    command = [sys.executable, "-m", "zoo.bench", *options]
-    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
+    return [sys.executable, "-m", "zoo.bench", *options], {"cwd": home, "env": environment, "text": True}
+
+
+def bench(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command, settings = start(home, *options)
+    return subprocess.run(command, **settings, capture_output=True, timeout=300)
 
 
 def test_a_bench_ranks_skips_what_is_done_and_goes_on_after_a_model_that_fails(home: Path) -> None:
@@ -94,6 +100,23 @@ def test_a_mistake_is_one_line_that_says_what_to_do(home: Path, options: list[st
     assert done.stderr.count("\n") == 1
     for word in words:
         assert word in done.stderr
+
+
+def test_a_terminated_bench_stops_its_worker_keeps_the_checkpoint_and_says_how_to_go_on(home: Path) -> None:
+    command, settings = start(home, "--suite", "small.yaml", "--out", "stopped", "--steps", "100000")
+    with subprocess.Popen(command, **settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        for line in process.stderr:  # the worker's first sign of training
+            if "step" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        said = process.stdout.read()
+        assert process.wait(60) == 130
+    assert "same command again" in said
+    (folder,) = (home / "stopped/runs").glob("depthcnn_tiny-*")
+    assert (folder / "last.safetensors").stat().st_size > 100_000
+    assert not (folder / "result.json").exists()
 
 
 def test_training_on_a_test_phantom_is_refused(home: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,25 +65,52 @@ def bench(options: BenchOptions) -> int:
     )
     _check_models(specs)
     refuse_test_phantoms(fragments, {name for spec in specs for name in spec.train_rects})
-    _announce(console, suite, specs, fragments, device, out)
+    about = suite.about.strip()
+    if options.data and suite.data:
+        about = f"the settings of {suite.name} on other data than its own; the scores it states do not apply"
+    _announce(console, suite, specs, fragments, device, out, about)
     if options.dry_run:
         return 0
     try:
-        results = run_all(specs, out, console)
+        with _sigterm_as_interrupt():
+            results = run_all(specs, out, console)
     except KeyboardInterrupt:
-        console.print("interrupted; finished runs are kept, give the same command again to go on")
+        console.print("finished runs are kept; give the same command again to go on")
         raise
-    rows = report(results, fragments, suite, out, console)
+    rows = report(results, fragments, suite, out, console, own_data=bool(options.data))
     return 0 if all(row.status == "ok" for row in rows) else 1
 
 
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Inside the block SIGTERM does what Ctrl-C does. Main thread only, as signals are."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def report(
-    results: Sequence[Result], fragments: dict[str, Fragment], suite: Suite, out: Path, console: Console
+    results: Sequence[Result],
+    fragments: dict[str, Fragment],
+    suite: Suite,
+    out: Path,
+    console: Console,
+    *,
+    own_data: bool = False,
 ) -> list[Row]:
     """Write leaderboard and pictures of finished runs and show the table."""
     floors = _floors(results, suite)
     rows = build_rows(results, out, floors=floors)
-    title = f"inkzoo, suite {suite.name}"
+    title = f"inkzoo, suite {suite.name}" + (f" on {', '.join(fragments)}" if own_data else "")
     caption = _caption(results, suite, floors)
     good = next((result for result in results if result.status == "ok"), None)
     meta = {"suite": suite.model_dump(mode="json"), "environment": good.environment if good else {}}
@@ -131,7 +161,8 @@ def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> 
         version = where.get("versions", {}).get("torch")
         lines.append(f"{where.get('hardware')}; torch {version}; commit {', '.join(commits)}")
         scored = max(result.times_scored for result in good)
-        lines.append(f"a configuration has been scored on this test region up to {scored} times")
+        often = "once" if scored <= 1 else f"up to {scored} times"
+        lines.append(f"a configuration has been scored on this test region {often}")
         prevalence = [r.quality["prevalence"] for r in good if r.quality.get("prevalence") is not None]
         if prevalence:
             lines.append(f"ink is {100 * cast(float, prevalence[0]):.1f} % of the pixels that count")
@@ -153,7 +184,10 @@ def _apply(suite: Suite, options: BenchOptions) -> Suite:
 def _fit_depth(suite: Suite, options: BenchOptions, fragments: dict[str, Fragment], console: Console) -> Suite:
     """The suite with no more layers than the shallowest fragment has, unless --depth asks for them."""
     least = min((f.depth for f in fragments.values() if f.volume is not None), default=suite.depth)
-    if options.depth is not None or least >= suite.depth:
+    if least >= suite.depth:
+        return suite
+    if options.depth is not None:
+        console.print(f"depth {suite.depth}: a fragment has {least} layers only; the outermost are repeated")
         return suite
     console.print(f"depth {least} instead of the suite's {suite.depth}: a fragment has no more layers")
     return suite.model_copy(update={"depth": least})
@@ -198,15 +232,21 @@ def _check_models(specs: Sequence[RunSpec]) -> None:
 
 
 def _announce(
-    console: Console, suite: Suite, specs: Sequence[RunSpec], fragments: dict[str, Fragment], device: str, out: Path
+    console: Console,
+    suite: Suite,
+    specs: Sequence[RunSpec],
+    fragments: dict[str, Fragment],
+    device: str,
+    out: Path,
+    about: str,
 ) -> None:
     head = f"[bold]inkzoo bench[/], suite [bold]{escape(suite.name)}[/] on {device}"
     console.print(f"{head}: {len(specs)} runs into {escape(str(out))}")
-    console.print(f"[dim]{escape(suite.about.strip())}[/]")
+    console.print(f"[dim]{escape(about)}[/]")
     for fragment in fragments.values():
         size = "×".join(map(str, fragment.shape))
-        notes = f"; {'; '.join(fragment.notes)}" if fragment.notes else ""
-        console.print(f"  {escape(fragment.name)}: {fragment.depth} layers of {size} px [dim]{escape(notes)}[/]")
+        notes = "".join(f"; {note}" for note in fragment.notes)
+        console.print(f"  {escape(fragment.name)}: {fragment.depth} layers of {size} px[dim]{escape(notes)}[/]")
     names = {spec.label: spec.model for spec in specs}
     rows = (label if label == model else f"{label} ({model})" for label, model in names.items())
     console.print(f"  models: {escape(', '.join(rows))}\n")

@@ -35,21 +35,29 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
 
     figure = _figure(7.5, 5.0)
     axes = figure.add_subplot()
-    lines: dict[float, list[str]] = {}  # floors whose lines would fall together share one
+    lines: dict[float, list[Row]] = {}  # floors whose lines would fall together share one
     for row in scored:
         if not row.train_mb and row.dice is not None:
-            lines.setdefault(round(row.dice, 2), []).append(row.label)
-    for height, labels in lines.items():
+            lines.setdefault(round(row.dice, 2), []).append(row)
+    for together in lines.values():
+        height = float(np.mean([row.dice or 0 for row in together]))
         axes.axhline(height, color="0.65", linestyle="--", linewidth=1)
         where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (-4, 3)}
-        axes.annotate(_literal(", ".join(labels)), (1.0, height), ha="right", fontsize=8, color="0.45", **where)
+        axes.annotate(
+            _literal(", ".join(row.label for row in together)),
+            (1.0, height),
+            ha="right",
+            fontsize=8,
+            color="0.45",
+            **where,
+        )
     best = -1.0
     for row in sorted(trained, key=lambda r: (r.train_mb or 0, -(r.dice or 0))):
         assert row.dice is not None and row.dice_low is not None and row.dice_high is not None
-        on_front = row.dice > best
+        on_front = row.dice > best and not row.floor
         best = max(best, row.dice)
         bars = [[max(row.dice - row.dice_low, 0)], [max(row.dice_high - row.dice, 0)]]
-        colour = "tab:orange" if on_front else "tab:blue"
+        colour = "0.55" if row.floor else "tab:orange" if on_front else "tab:blue"
         axes.errorbar([row.train_mb or 1], [row.dice], yerr=bars, fmt="o", color=colour, capsize=3, markersize=7)
         axes.annotate(
             _literal(row.label), (row.train_mb, row.dice), xytext=(8, 4), textcoords="offset points", fontsize=9
@@ -61,7 +69,9 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
     axes.set_ylabel("Dice, with 95 % interval")
     axes.margins(x=0.25, y=0.15)
     axes.grid(alpha=0.25)
-    axes.set_title(f"{_literal(title)}\norange: no other model is better with less memory", fontsize=10, loc="left")
+    axes.set_title(
+        f"{_literal(title)}\norange: nothing that needs less memory is better; grey: floors", fontsize=10, loc="left"
+    )
     _save(figure, path)
     return True
 

@@ -50,6 +50,7 @@ class Row:
     steps: int | None = None
     train_seconds: float | None = None
     megapixels_per_second: float | None = None
+    floor: bool = False
     runs: int = 0
     times_scored: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +63,13 @@ def build_rows(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -
     for result in results:
         by_label[result.spec.label].append(result)
     rows = [_row(label, runs, ranked.get(label), floors) for label, runs in by_label.items()]
-    return sorted(rows, key=lambda r: (r.dice is None, r.rank or 0, r.train_mb or 0 if r.rank else 0, -(r.dice or 0)))
+    return sorted(rows, key=_place)
+
+
+def _place(row: Row) -> tuple[bool, int, float, float]:
+    """Failed rows last; then by rank; in a rank by memory, rows that were not trained behind those that were."""
+    memory = (row.train_mb or float("inf")) if row.rank else 0.0
+    return row.dice is None, row.rank or 0, memory, -(row.dice or 0)
 
 
 def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequence[str]) -> Row:
@@ -86,7 +93,8 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     row.step_seconds, row.train_seconds = _mean(cost["step_seconds"], median), _mean(cost["train_seconds"])
     row.megapixels_per_second = _mean(cost["megapixels_per_second"], median)
     row.memory_kind = _first(cost["memory_kind"]) or ""
-    row.warnings = [] if label in floors else _warnings(row)
+    row.floor = label in floors
+    row.warnings = [] if row.floor else _warnings(row)
     if not standing.complete:
         row.warnings.insert(0, "not ranked: it lacks folds or seeds that others have")
     return row
@@ -100,12 +108,10 @@ _COSTS = (
 
 def _warnings(row: Row) -> list[str]:
     """Why a row is not to be believed as it stands."""
-    found = [
-        f"{what} not above {floor}"
-        for what, differences in (("Dice", row.above_floors), ("AUC", row.above_floors_auc))
-        for floor, difference in differences.items()
-        if not difference["lo"] > 0
-    ]
+    found = []
+    for what, differences in (("Dice", row.above_floors), ("AUC", row.above_floors_auc)):
+        if short := [floor for floor, difference in differences.items() if not difference["lo"] > 0]:
+            found.append(f"{what} not above {', '.join(short)}")
     auc, high = row.quality.get("auc_blocks"), row.controls.get("null_high")
     if auc is not None and high is not None and auc <= high:
         found.append("not above what its own map scores when shifted")
@@ -160,7 +166,7 @@ def _columns(row: Row) -> dict[str, str]:
 def _over_floors(row: Row) -> str:
     """The lower end of the 95 % interval of the difference of Dice to the floor that comes closest."""
     lows = [difference["lo"] for difference in row.above_floors.values()]
-    return "–" if not lows or row.label in row.above_floors else f"≥ {min(lows):+.3f}"
+    return "–" if not lows or row.floor else f"≥ {min(lows):+.3f}"
 
 
 def rich_table(rows: Sequence[Row], title: str) -> Group:

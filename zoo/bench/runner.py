@@ -70,13 +70,14 @@ def _run(spec: RunSpec, folder: Path) -> Result:
 
 
 def _child(command: list[str]) -> int:
-    """Run to the end. A Ctrl-C reaches the child too (same terminal): wait for it to save, then hand it on."""
+    """Run to the end. On an interruption the child is told to stop, too; it saves what it has before it does."""
     # Threads that wait asleep cost little alone; spinning, they stall each step for seconds once another process runs.
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
     with subprocess.Popen(command, env=environment) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
+            process.terminate()  # a SIGTERM to the bench alone must not leave its worker behind
             process.wait()
             raise
 

@@ -288,17 +288,26 @@ def build_repmode_tiny(*, depth: int, tile: int, classes: int = 1, tasks: int = 
     )
 
 
-def build_repmode_base(*, depth: int, tile: int, classes: int = 1, tasks: int = 1, reduction: str = "zconv") -> RepMode:
-    """The published network at width 32: 123,715,658 parameters for one task, and the reduction's."""
+def build_repmode(
+    *, depth: int, tile: int, classes: int = 1, width: int = 32, tasks: int = 1, reduction: str = "zconv"
+) -> RepMode:
+    """The published network at any width; the levels have 1, 2, 4, 8 and 16 times as many channels."""
+    if width < 1:
+        raise ValueError(f"repmode: width {width} is not possible; 1 or more (the paper has 32)")
     return RepMode(
         CARDS["repmode_base"],
         depth=depth,
         tile=tile,
         classes=classes,
-        widths=(32, 64, 128, 256, 512),
+        widths=(width, 2 * width, 4 * width, 8 * width, 16 * width),
         steps=((2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
         stem=None,
         tasks=tasks,
         reduction=reduction,
         volume_channels=1,
     )
+
+
+def build_repmode_base(*, depth: int, tile: int, classes: int = 1, tasks: int = 1, reduction: str = "zconv") -> RepMode:
+    """The published width, 32: 123,715,658 parameters for one task, and the reduction's."""
+    return build_repmode(depth=depth, tile=tile, classes=classes, width=32, tasks=tasks, reduction=reduction)
