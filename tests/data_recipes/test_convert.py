@@ -20,7 +20,6 @@ from data_recipes.convert import convert
 from data_recipes.fragment import Fragment, open_fragment
 
 ROOT = Path(__file__).parents[2]
-REAL = ROOT.parent / "shared" / "data" / "scroll1_tile"
 
 
 def make_segment(root: Path, dtype=np.uint16, shape=(7, 150, 200)) -> Path:
@@ -241,6 +240,5 @@ def test_command_converts_and_a_second_time_says_one_line(tmp_path):
     assert again.stderr.startswith("error: ")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real tile is not on this machine")
-def test_real_tile_is_the_same_as_zarr(tmp_path):
-    assert_same(open_fragment(REAL), open_fragment(convert(REAL, tmp_path / "copy.zarr", progress=False)))
+def test_real_tile_is_the_same_as_zarr(real_tile, tmp_path):
+    assert_same(open_fragment(real_tile), open_fragment(convert(real_tile, tmp_path / "copy.zarr", progress=False)))

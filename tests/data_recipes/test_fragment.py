@@ -16,7 +16,6 @@ from data_recipes.convert import convert
 from data_recipes.formats import arrays
 from data_recipes.fragment import Fragment, absolute_data, open_fragment, open_fragments
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
 DATA = np.arange(6 * 20 * 30, dtype=np.uint16).reshape(6, 20, 30)
 
 
@@ -220,21 +219,19 @@ def test_slices_follow_numpy_and_are_own_copies(segment):
         volume[::-1]
 
 
-@pytest.mark.skipif(not (REAL / "scroll1_tile").is_dir(), reason="the real tile is not on this machine")
-def test_real_scroll_tile_opens_as_its_readme_says():
-    fragment = open_fragment(REAL / "scroll1_tile")
+def test_real_scroll_tile_opens_as_its_readme_says(real_tile):
+    fragment = open_fragment(real_tile)
     assert fragment.volume is not None
     assert fragment.volume.shape == (13, 2000, 2000)
     assert fragment.volume.dtype == np.uint8
     assert fragment.label is not None
     assert fragment.label[...].mean() == pytest.approx(0.249, abs=0.001)
     assert fragment.papyrus[...].all()
-    first = tifffile.imread(REAL / "scroll1_tile" / "layers" / "04.tif")
+    first = tifffile.imread(real_tile / "layers" / "04.tif")
     np.testing.assert_array_equal(fragment.read(100, 300, 900, 1100, 4, 5)[0], first[100:300, 900:1100])
 
 
-@pytest.mark.skipif(not (REAL / "kaggle_labels").is_dir(), reason="the Kaggle labels are not on this machine")
-def test_real_kaggle_labels_open_without_layers():
-    fragments = open_fragments([REAL / "kaggle_labels"])
+def test_real_kaggle_labels_open_without_layers(kaggle_labels):
+    fragments = open_fragments([kaggle_labels])
     assert {n: f.shape for n, f in fragments.items()} == {"1": (8181, 6330), "2": (14830, 9506), "3": (7606, 5249)}
     assert all(f.volume is None and f.voxel_um == 3.24 for f in fragments.values())
