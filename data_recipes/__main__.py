@@ -1,4 +1,4 @@
-"""`python -m data_recipes`: info | convert | build | preview."""
+"""`python -m data_recipes`: info | convert | build | preview | augment."""
 
 from __future__ import annotations
 
@@ -107,6 +107,39 @@ def preview(
     from data_recipes.preview import preview
 
     written = preview(recipe, data, out, seed=seed, tile=tile, samples=samples, table=table, dpi=dpi)
+    print(f"drawn to {written}")
+
+
+@app.command
+def augment(
+    data: Data,
+    set: Annotated[str, tyro.conf.arg(metavar="NAME|FILE.yaml")] = "ink",
+    out: Path = Path("augment.png"),
+    seed: int = 0,
+    tile: int = 96,
+    depth: int | None = None,
+    draws: int = 6,
+    dpi: int = 110,
+) -> None:
+    """Draw what a set of augmentations does to a tile: all of it together, and each transform alone.
+
+    Args:
+        data: Fragments, folders of fragments, or phantom:<ink>:<seed>.
+        set: A set's name (light, ink, steel) or a YAML file.
+        out: PNG file to write.
+        seed: Same seed, same tile and draws.
+        tile: Side of the tile in px.
+        depth: Layers about the centre one, instead of all.
+        draws: How many draws of the whole set.
+        dpi: Pixels an inch of the picture.
+    """
+    from data_recipes.augment import load_set
+
+    settings = load_set(set)  # before torch is loaded: a wrong name is told at once
+    from data_recipes.augment.preview import preview
+
+    named = f"{Path(set).stem}: a tile of {tile} px"
+    written = preview(settings, data, out, title=named, tile=tile, depth=depth, draws=draws, seed=seed, dpi=dpi)
     print(f"drawn to {written}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable
 
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
@@ -43,5 +44,7 @@ def _one_line(error: BaseException) -> str:
 def _fail(message: str, status: int) -> None:
     if os.environ.get("INKZOO_TRACEBACK") and sys.exc_info()[0]:
         raise  # noqa: PLE0704 - re-raises the error being handled by run_cli
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
+        time.sleep(3)  # a mistake is every process's: the first one says it, and torchrun ends the others meanwhile
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)

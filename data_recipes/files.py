@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that are found unwritable before the work, not after it."""
+"""Files that appear whole or not at all, folders found unwritable before the work, not after it; the cache folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where phantoms, fetched weights and counted costs are kept: $INKZOO_CACHE, or `inkzoo` in the user's cache."""
+    if given := os.environ.get("INKZOO_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "inkzoo"
 
 
 @contextmanager
@@ -28,6 +35,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
     _to_disk(path.parent)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what a killed process left half-written by `whole_file` in a folder that nobody else writes to."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def check_writable(folder: str | Path, option: str = "--out") -> None:

@@ -226,14 +226,28 @@ class TileDataset:
     """The tiles of a sample table, read as a contract says. A map-style dataset for `torch.utils.data.DataLoader`.
 
     An item is a dict: `volume` (1, D, tile, tile) float32 model input; `label` (1, tile, tile) uint8 class index;
-    `mask` (1, tile, tile) bool, where the label counts (papyrus and supervised); `index`, its row in the table.
+    `mask` (1, tile, tile) bool, where the label counts (papyrus and supervised); `index`, its row in the table; with
+    `tasks`, `task`, the number that its fragment's name has there, for models that are conditioned on one.
     Fragments travel to worker processes by path and are reopened there.
+
+    Raises:
+        ValueError: a fragment that does not keep the contract, has no label, or has no task where others have.
     """
 
-    def __init__(self, fragments: Mapping[str, Fragment], table: SampleTable, contract: InputContract):
+    def __init__(
+        self,
+        fragments: Mapping[str, Fragment],
+        table: SampleTable,
+        contract: InputContract,
+        tasks: Mapping[str, int] | None = None,
+    ):
         self.fragments = [fragments[name] for name in table.fragments]
         self.table = table
         self.contract = contract
+        self.tasks = None if tasks is None else dict(tasks)
+        without = [name for name in table.fragments if tasks is not None and name not in tasks]
+        if without:
+            raise ValueError(f"no task is given for {', '.join(without)}; there are {tasks}")
         for fragment in self.fragments:
             contract.check(fragment)
             if fragment.label is None:
@@ -245,19 +259,26 @@ class TileDataset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         import torch
 
+        stack, label, mask = self.stored(index)
+        item: dict[str, Any] = {
+            "volume": torch.from_numpy(np.ascontiguousarray(self.contract.normalise(stack)))[None],
+            "label": torch.from_numpy(np.array(label))[None],
+            "mask": torch.from_numpy(np.array(mask))[None],
+            "index": index,
+        }
+        if self.tasks is not None:
+            item["task"] = self.tasks[self.table.fragments[int(self.table.fragment[index])]]
+        return item
+
+    def stored(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.bool_]]:
+        """A tile as it lies in the fragment: layers (D, tile, tile), label and mask (tile, tile)."""
         fragment = self.fragments[int(self.table.fragment[index])]
         y, x, tile = int(self.table.y[index]), int(self.table.x[index]), self.contract.tile
         window = (slice(y, y + tile), slice(x, x + tile))
         assert fragment.label is not None
         label = fragment.label[window]
         mask = fragment.papyrus[window] & fragment.supervised[window]
-        stack = self.contract.normalise(self.contract.read(fragment, y, x))
         if label.shape != (tile, tile):  # a fragment smaller than the tile: what lies outside never counts
             missing = ((0, tile - label.shape[0]), (0, tile - label.shape[1]))
             label, mask = np.pad(label, missing), np.pad(mask, missing)
-        return {
-            "volume": torch.from_numpy(np.ascontiguousarray(stack))[None],
-            "label": torch.from_numpy(np.ascontiguousarray(label))[None],
-            "mask": torch.from_numpy(np.ascontiguousarray(mask))[None],
-            "index": index,
-        }
+        return np.ascontiguousarray(self.contract.read(fragment, y, x)), label, mask

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from data_recipes.files import check_writable
+from data_recipes.files import cache_folder, check_writable
 
 from . import build, constants
 from .build import INKS, TEST_SEEDS, VERSION, WANDER, Ink, PhantomArrays, make_phantom
@@ -39,13 +38,6 @@ def parse_spec(spec: str) -> tuple[Ink, int, int, int]:
     width = int(found[4]) if found[4] else WIDTH
     height = int(found[3]) if found[3] else (width * 3 // 4 if found[4] else HEIGHT)
     return ink, int(found[2]), height, width
-
-
-def cache_folder() -> Path:
-    """Where generated phantoms are kept: $INKZOO_CACHE, or `inkzoo` in the user's cache folder."""
-    if given := os.environ.get("INKZOO_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "inkzoo"
 
 
 def phantom_fragment(spec: str) -> Path:
