@@ -34,7 +34,11 @@ COMMANDS = sorted(
     for package in ("zoo", "data_recipes")
     for path in (ROOT / package).rglob("__main__.py")
 )
-SUBCOMMANDS = {"zoo": ("list", "show"), "data_recipes": ("info", "convert", "build", "preview")}
+SUBCOMMANDS = {
+    "zoo": ("list", "show"),
+    "zoo.explain": ("experts", "depth"),
+    "data_recipes": ("info", "convert", "build", "preview", "augment"),
+}
 HELP_CALLS = [
     *((command, "--help") for command in COMMANDS),
     *((command, sub, "--help") for command in COMMANDS for sub in SUBCOMMANDS.get(command, ())),

@@ -26,6 +26,9 @@ class ModelCard:
         init_options: those of them that only set the weights a model starts from, such as a file to read: they go into
             a checkpoint's record, and are not given to the builder when it is opened, whose weights replace them.
         uses_depth: whether the order of the layers can change the answer.
+        not_traced: why `torch.compile(fullgraph=True)` cannot trace it whole; empty where it can. The contract test
+            tries, and holds a reason against a model that can after all.
+        not_exported: the same for `torch.export`.
     """
 
     name: str
@@ -43,3 +46,5 @@ class ModelCard:
     options: dict[str, str] = field(default_factory=dict)
     init_options: tuple[str, ...] = ()
     uses_depth: bool = True
+    not_traced: str = ""
+    not_exported: str = ""

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 import zoo
 from data_recipes.files import whole_file
@@ -60,8 +61,11 @@ def save_checkpoint(
     options: Mapping[str, Any],
     contract: InputContract,
     config: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write `path` (.safetensors) whole or not at all: to a temporary name, to the disk, then renamed.
+
+    `weights` are written in place of the model's own, such as averaged ones; under the same names.
 
     Raises:
         OSError: it cannot be written (no space, no permission); an earlier file of that name is left as it was.
@@ -84,23 +88,32 @@ def save_checkpoint(
             "python": platform.python_version(),
         },
     }
+    write_tensors(path, weights if weights is not None else model.state_dict(), facts)
+    return path
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors, and `facts` as JSON beside them, as one safetensors file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written (no space, no permission); an earlier file of that name is left as it was.
+    """
     # copies, because safetensors refuses tensors that share memory, and contiguous, because it refuses others
-    weights = {
+    copies = {
         key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for key, tensor in model.state_dict().items()
+        for key, tensor in tensors.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode  # as the umask has it; safetensors lets only the owner read
         try:
-            save_file(weights, partial, {"inkzoo": json.dumps(facts)})
+            save_file(copies, partial, {"inkzoo": json.dumps(facts)})
         except SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             number = int(code[1]) if code else errno.EIO
             raise OSError(number, os.strerror(number), str(path)) from error
         partial.chmod(mode)
-    return path
 
 
 def read_info(path: str | Path) -> dict[str, Any]:

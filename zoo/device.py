@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Chosen = Literal["fp32", "bf16", "fp16"]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -32,8 +33,14 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """`auto` is bf16 where the device computes it natively, else fp32; anything else stays as asked."""
+def resolve_precision(precision: Precision, device: torch.device) -> Chosen:
+    """`auto` is bf16 where the device computes it natively, else fp32; anything else stays as asked.
+
+    Raises:
+        ValueError: fp16 without a GPU.
+    """
+    if precision == "fp16" and device.type != "cuda":
+        raise ValueError(f"fp16 needs a GPU, and this is {device}; use auto, bf16 or fp32")
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -42,6 +49,12 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
         has = torch.cpu.get_capabilities()
         native = bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))  # the last is ARM's name
     return "bf16" if native else "fp32"
+
+
+def autocast(precision: Chosen, device: torch.device) -> torch.autocast:
+    """The context in which a model computes in `precision`; weights stay as they are."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 def to_channels_last(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
 from collections.abc import Iterator
@@ -29,13 +30,14 @@ def one_memory_error(what: str, advice: str = "use a smaller batch, tile or dept
     except OutOfMemoryError:
         raise
     except (MemoryError, RuntimeError) as error:
-        where = _where_memory_ran_out(error)
+        where = out_of_memory(error)
         if where is None:
             raise
         raise OutOfMemoryError(f"out of {where} memory in {what}; {advice}") from error
 
 
-def _where_memory_ran_out(error: Exception) -> str | None:
+def out_of_memory(error: Exception) -> str | None:
+    """Which memory ran out, "GPU" or "main", if that is what an error of any library says; else None."""
     text = str(error)
     if isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in text for sign in _GPU_SIGNS):
         return "GPU"
@@ -50,9 +52,9 @@ class PeakMemory:
     On a GPU the allocator's peak, with what it kept in reserve in `peak.reserved`. On a CPU the peak growth of this
     process's anonymous resident memory (RssAnon: mapped file pages do not count) over what it was on entering,
     sampled every few milliseconds by a thread, and the weights of `model`, which lay there before: a GPU's peak has
-    them too, so either is weights, gradients, optimiser state and activations together. Memory that was freed before
-    and is used again does not show, so compare models in fresh processes. Where /proc is missing, the growth of the
-    whole resident set.
+    them too, so either is weights, gradients, optimiser state and activations together. What was freed before goes
+    back to the system on entering, where the C library can (glibc), for memory that is kept and used again would not
+    show; elsewhere compare models in fresh processes. Where /proc is missing, the growth of the whole resident set.
 
     Attributes:
         bytes: the peak.
@@ -65,6 +67,7 @@ class PeakMemory:
         self.bytes = 0
         self.reserved: int | None = None
         self._held = 0
+        self._paused = False
         if self.device.type == "cuda":
             self.kind = "GPU memory"
         else:
@@ -76,6 +79,7 @@ class PeakMemory:
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             return self
+        _give_back_freed()
         self._start = self._highest = anonymous_bytes()
         self._done = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
@@ -91,9 +95,25 @@ class PeakMemory:
         self._sampler.join()
         self.bytes = max(self._highest, anonymous_bytes()) - self._start + self._held
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Not looking, on a CPU: for what is no part of the work, such as the copies that saving a checkpoint makes."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
     def _sample(self) -> None:
         while not self._done.wait(_SAMPLE_SECONDS):
-            self._highest = max(self._highest, anonymous_bytes())
+            if not self._paused:
+                self._highest = max(self._highest, anonymous_bytes())
+
+
+def _give_back_freed() -> None:
+    """Return freed pages that the C library keeps for later to the system."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 _STATM = Path("/proc/self/statm")

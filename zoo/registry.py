@@ -32,9 +32,60 @@ class _Family(NamedTuple):
 
 
 _FAMILIES = {
-    "repmode": _Family("zoo.models.repmode", "repmode_tiny", "repmode_base", ("repmode_tiny", "repmode_base")),
-    "sam": _Family("zoo.models.sam", "sam_tiny", "sam_vit_b", ("sam_tiny", "sam_vit_b")),
+    "repmode": _Family(
+        "zoo.models.repmode", "repmode_tiny", "repmode_base", ("repmode_tiny", "repmode_small", "repmode_base")
+    ),
+    "sam": _Family("zoo.models.sam", "sam_tiny", "sam_vit_b", ("sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h")),
     "depthcnn": _Family("zoo.models.depthcnn", "depthcnn_tiny", "depthcnn_base", ("depthcnn_tiny", "depthcnn_base")),
+    "unet3plus": _Family(
+        "zoo.models.unet3plus",
+        "unet3plus_tiny",
+        "unet3plus_base",
+        (
+            "unet3plus_tiny",
+            "unet3plus_base",
+            "unet3plus_enhanced",
+            "unet3plus_enhanced_glu",
+            "unet3plus_enhanced_tiny",
+            "unet3plus_enhanced_glu_tiny",
+        ),
+    ),
+    "elunet": _Family(
+        "zoo.models.elunet",
+        "elunet_tiny",
+        "elunet_base",
+        (
+            "elunet_tiny",
+            "elunet_base",
+            "elunet_enhanced",
+            "elunet_enhanced_glu",
+            "elunet_enhanced_tiny",
+            "elunet_enhanced_glu_tiny",
+        ),
+    ),
+    "smp": _Family(
+        "zoo.models.smp_2d",
+        "smp_unet",
+        "smp_unet",
+        (
+            "smp_unet",
+            "smp_unetplusplus",
+            "smp_manet",
+            "smp_linknet",
+            "smp_fpn",
+            "smp_pspnet",
+            "smp_deeplabv3plus",
+            "smp_upernet",
+            "smp_segformer",
+            "smp_dpt",
+        ),
+    ),
+    "monai": _Family(
+        "zoo.models.monai_3d",
+        "monai_segresnet",
+        "monai_segresnet",
+        ("monai_segresnet", "monai_unet", "monai_dynunet", "monai_swinunetr"),
+    ),
     "zfloor": _Family("zoo.models.zfloor", "zmean", "zmean", ("zmean", "zmax", "zstd", "zbest")),
 }
 

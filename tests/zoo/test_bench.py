@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 SUITE = """
 about: a test
@@ -130,3 +131,13 @@ def test_list_shows_suites_and_models(home: Path) -> None:
     assert done.returncode == 0
     for name in ("quick", "repmode_tiny", "sam_vit_b"):
         assert name in done.stdout
+
+
+def test_a_fragment_without_a_label_is_named_as_taking_no_part(home: Path) -> None:
+    bare = home / "bare" / "layers"
+    bare.mkdir(parents=True)
+    for layer in range(8):
+        tifffile.imwrite(bare / f"{layer:02}.tif", np.full((64, 64), 9, np.uint8))
+    done = bench(home, "--suite", "small.yaml", "--data", "phantom:dipole:3:384x640", "bare", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "takes no part: no ink label" in " ".join(done.stdout.split())

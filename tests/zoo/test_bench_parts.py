@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from data_recipes.regions import Rect
 from data_recipes.split import Fold
 from data_recipes.split_spec import SplitSpec
 from zoo.bench import compare, leaderboard
+from zoo.bench.command import _check_models as check_models
 from zoo.bench.floors import fit_allink, fit_layout
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.result import Result, load_result
@@ -239,3 +242,40 @@ def test_a_result_survives_the_disk_and_a_broken_one_is_named(tmp_path: Path) ->
 def test_all_ink_is_all_ink() -> None:
     predict = fit_allink({}, {})
     assert predict(fragment(np.zeros((4, 4), np.uint8)), Rect(0, 3, 0, 2)).tolist() == [[1.0, 1.0]] * 3
+
+
+def test_classes_reach_every_run_and_one_class_leaves_folders_as_they_were() -> None:
+    label = np.random.default_rng(0).random((128, 128)) < 0.5
+    fragments = {name: fragment(label, name) for name in "ab"}
+    (one, *_), (three, *_) = (plan(suite(tile=16, classes=classes), fragments, [0]) for classes in (1, 3))
+    assert (one.classes, three.classes) == (1, 3)
+    assert one.digest != three.digest
+    before = {key: value for key, value in one.model_dump(mode="json").items() if key != "classes"}
+    assert one.digest == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
+    assert RunSpec(**before) == one
+    with pytest.raises(ValueError, match="classes"):
+        suite(classes=0)
+
+
+def test_a_row_is_checked_as_it_will_be_built() -> None:
+    label = np.random.default_rng(0).random((128, 128)) < 0.5
+    fragments = {name: fragment(label, name) for name in "ab"}
+    rows = suite(tile=32, classes=2, models=[ModelEntry(name="sam_tiny", options={"multimask": True})], floors=[])
+    with pytest.raises(ValueError, match="multimask gives candidates for one class, not for 2"):
+        check_models(plan(rows, fragments, [0]))
+    check_models(plan(rows.model_copy(update={"classes": 1}), fragments, [0]))
+    smooth = suite(tile=32, classes=3, floors=[], train={"loss": "bce", "smoothing": 0.4})
+    with pytest.raises(ValueError, match=r"depthcnn_tiny: smoothing 0.4 is not possible with 3 class"):
+        check_models(plan(smooth, fragments, [0]))
+
+
+def test_a_models_own_settings_are_taken_where_it_starts_from_given_weights() -> None:
+    label = np.random.default_rng(0).random((128, 128)) < 0.5
+    fragments = {name: fragment(label, name) for name in "ab"}
+    rows = [
+        ModelEntry(name="sam_vit_b"),
+        ModelEntry(name="sam_vit_b", label="pretrained", options={"pretrained": True}),
+    ]
+    runs = plan(suite(tile=16, models=rows, floors=[]), fragments, [0])
+    rates = {run.label: (run.train["lr"], run.train.get("layer_decay", 1.0)) for run in runs}
+    assert rates == {"sam_vit_b": (1e-3, 1.0), "pretrained": (8e-4, 0.6)}

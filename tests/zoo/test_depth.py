@@ -1,7 +1,18 @@
 import pytest
 import torch
 
-from zoo.models.depth import REDUCTIONS, ZAttention, ZConv, ZLayer, ZMax, ZMean, ZStd, make_reduction, pad_depth
+from zoo.models.depth import (
+    REDUCTIONS,
+    ZAttention,
+    ZConv,
+    ZLayer,
+    ZMax,
+    ZMean,
+    ZStd,
+    ZTensor,
+    make_reduction,
+    pad_depth,
+)
 
 
 @pytest.fixture
@@ -46,6 +57,24 @@ def test_attention_starts_as_the_mean_and_can_follow_a_surface(volume):
     reduction.score.weight.data[0, 0] = 100.0
     picked = volume.gather(2, layer.expand(2, 3, 1, 4, 6))[:, :, 0]
     torch.testing.assert_close(reduction(volume), picked)
+
+
+def test_a_predicted_vector_along_z_starts_as_the_mean(volume):
+    torch.testing.assert_close(ZTensor(3, 5)(volume), volume.mean(2))
+
+
+def test_each_sample_is_weighed_by_the_vector_predicted_from_it(volume):
+    reduction = ZTensor(3, 5)
+    torch.nn.init.normal_(reduction.weigh.weight)
+    for sample, answer in zip(volume, reduction(volume), strict=True):
+        vector = reduction.weigh.weight @ sample.mean(dim=(2, 3)).flatten() + reduction.weigh.bias
+        torch.testing.assert_close(answer, sum(vector[z] * sample[:, z] for z in range(5)))
+
+
+def test_a_predicted_vector_along_z_sees_the_order(volume):
+    reduction = ZTensor(3, 5)
+    torch.nn.init.normal_(reduction.weigh.weight)
+    assert not torch.allclose(reduction(volume), reduction(volume.flip(2)), atol=0.01)
 
 
 def test_the_gradient_of_the_deviation_is_finite_where_all_layers_agree():

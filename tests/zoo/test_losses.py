@@ -12,7 +12,6 @@ from torch import Tensor
 from zoo.losses import (
     DEFAULT_LOSS,
     LOSSES,
-    PIXEL_LOSSES,
     InkLoss,
     make_loss,
     masked_ms_ssim,
@@ -68,7 +67,7 @@ def test_pixel_and_region_losses_equal_their_libraries_on_a_full_mask():
 
     label = blobs(1)
     logits, truth, mask = guess(label), label.float(), full(label)
-    got = {name: one(name, logits, label, mask) for name in LOSSES}
+    got = {name: one(name, logits, label, mask) for name in ("focal", "bce", "jaccard", "dice")}
     torch.testing.assert_close(got["bce"], F.binary_cross_entropy_with_logits(logits, truth))
     torch.testing.assert_close(got["focal"], FocalLoss("binary", gamma=2.0)(logits, truth))
     torch.testing.assert_close(got["focal"], MonaiFocal(gamma=2.0)(logits, truth))
@@ -133,7 +132,7 @@ def test_smoothed_bce_sees_labels_of_a_tenth_and_nine_tenths():
     assert torch.equal(one("dice", logits, label, full(label), smoothing=0.1), one("dice", logits, label, full(label)))
 
 
-@pytest.mark.parametrize("name", PIXEL_LOSSES)
+@pytest.mark.parametrize("name", ["focal", "bce"])
 def test_a_pixel_loss_is_least_at_the_soft_label(name):
     label = torch.full((1, 1, 8, 8), 0.7)
     loss = {p: one(name, torch.full_like(label, math.log(p / (1 - p))), label, full(label)) for p in (0.5, 0.7, 0.95)}
@@ -190,7 +189,7 @@ def test_unsupervised_padding_does_not_change_a_pixel_or_region_loss():
     label = blobs(13)
     logits = guess(label)
     padding = (0, 64, 0, 0)
-    for name in ("focal", "bce", "jaccard", "dice"):
+    for name in (name for name in LOSSES if name not in ("cldice", "ms_ssim")):
         bare = one(name, logits, label, full(label))
         padded = one(name, F.pad(logits, padding), F.pad(label, padding), F.pad(full(label), padding))
         torch.testing.assert_close(padded, bare)
@@ -237,7 +236,7 @@ def test_autocast_changes_nothing_but_the_precision_of_the_logits():
     assert torch.equal(inside, InkLoss(ALL)(Heads([logits.float()]), label, full(label))[0])
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("cldice", "boundary")])
 def test_descending_any_loss_finds_the_label_even_from_its_opposite(name):
     label = blobs(15, batch=1, side=48)
     logits = (1.0 - 2 * label.float()).requires_grad_()
@@ -285,8 +284,8 @@ def test_the_total_is_the_weighted_sum_of_the_parts():
 
 
 def test_the_default_is_focal_jaccard_ms_ssim():
-    assert parse_spec(DEFAULT_LOSS) == {"focal": 1.0, "jaccard": 1.0, "ms_ssim": 1.0}
-    assert make_loss().weights == parse_spec("focal + jaccard + ms_ssim")
+    assert make_loss().weights == {"focal": 1.0, "jaccard": 1.0, "ms_ssim": 1.0}
+    assert parse_spec(DEFAULT_LOSS) == parse_spec("focal + jaccard + ms_ssim")
 
 
 @pytest.mark.parametrize(
@@ -301,6 +300,13 @@ def test_the_default_is_focal_jaccard_ms_ssim():
         ({"dice": "much"}, r"weight 'much'"),
         ({"dice": math.nan}, r"weight nan"),
         ({"dice": 0}, r"no weight above 0"),
+        ({"tversky": {"alhpa": 0.7}}, r"tversky takes no 'alhpa'; did you mean alpha\? \(allowed: weight, alpha, beta"),
+        ({"dice": {"alpha": 0.7}}, r"dice takes no 'alpha' \(allowed: weight\)"),
+        ({"focal": {"alpha": 1.5}}, r"focal: alpha 1.5 is not a number from 0 to 1"),
+        ({"cldice": {"iterations": 2.5}}, r"iterations 2.5 is not a whole number from 0 to 50"),
+        ({"tversky": {"alpha": 0, "beta": 0}}, r"both 0"),
+        ({"focal": {"weight": -2, "gamma": 1}}, r"focal: weight -2"),
+        ({"iou": 1, "dice": 0}, r"train no mask; add one of focal"),
     ],
 )
 def test_a_wrong_spec_says_what_is_wrong(spec, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ MIB = 2**20
 def test_peak_sees_memory_that_is_freed_again() -> None:
     with PeakMemory("cpu") as peak:
         block = torch.ones(48 * MIB, dtype=torch.uint8)
+        time.sleep(0.3)  # a busy machine lets the sampling thread wait
         del block
         kept = torch.ones(MIB, dtype=torch.uint8)
     assert peak.bytes > 40 * MIB
@@ -23,8 +26,20 @@ def test_peak_sees_memory_that_is_freed_again() -> None:
     assert peak.reserved is None
 
 
+def test_memory_that_was_freed_before_counts_when_it_is_used_again() -> None:
+    # pieces small enough for the heap, which keeps what lies under one that is still held
+    pieces = [torch.ones(64 * 1024, dtype=torch.uint8) for _ in range(512)]
+    held = torch.ones(64 * 1024, dtype=torch.uint8)
+    del pieces
+    with PeakMemory("cpu") as peak:
+        pieces = [torch.ones(64 * 1024, dtype=torch.uint8) for _ in range(512)]
+        time.sleep(0.3)
+        del pieces
+    assert held.numel() == 64 * 1024
+    assert peak.bytes > 28 * MIB
+
+
 def test_weights_that_were_there_before_count() -> None:
-    # so large that its gradients are not put where something was freed before
     model = nn.Sequential(nn.Linear(3072, 4096), nn.BatchNorm1d(4096))
     weights = 4 * (3072 * 4096 + 4096 + 4 * 4096) + 8  # with running mean and variance, and the batches counted
     assert state_bytes(model) == weights

@@ -6,14 +6,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zoo.models.repmode import (
-    EXPERTS,
-    MoDEConv3d,
-    RepModeNet,
-    build_repmode_base,
-    build_repmode_tiny,
-    order_by_task,
-)
+from zoo.models.mode_conv import PAPER_EXPERTS, MoDEConv3d, order_by_task, parse_experts
+from zoo.models.repmode import build_repmode_base, build_repmode_tiny
+from zoo.models.repmode_net import RepModeNet
+
+EXPERTS = [expert.name for expert in parse_experts(PAPER_EXPERTS)]
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mode_conv.safetensors"
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}

@@ -1,49 +1,25 @@
-import hashlib
-from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
-from segment_anything.modeling import Sam
-from torch import nn
 
-from zoo.models import sam
-from zoo.models.sam import SIZES, SamInk, build_sam_tiny, build_sam_vit_b, load_official, read_official, three_channels
+from tests.zoo.small_sam import small, their_sam
+from zoo.models.sam import SIZES, build_sam_tiny, build_sam_vit_b
+from zoo.registry import create_model
 
-# Laid out as ViT-B is (windows, one global block, 16-px patches, three channels, four mask tokens), but small.
-SMALL = replace(
-    SIZES["sam_vit_b"],
-    width=32,
-    blocks=2,
-    heads=2,
-    global_blocks=(1,),
-    window=3,
-    embedding=32,
-    decoder_heads=2,
-    decoder_mlp=32,
-)
+VITS = ("sam_vit_b", "sam_vit_l", "sam_vit_h")
 
 
-def small(tile=64, classes=1, depth=5, seed=0):
-    torch.manual_seed(seed)
-    model = SamInk(sam.CARDS["sam_vit_b"], SMALL, three_channels, depth=depth, tile=tile, classes=classes)
-    for name, parameter in model.named_parameters():
-        if "rel_pos" in name:  # the library starts them at zero, where an error could hide
-            nn.init.normal_(parameter, std=0.2)
-    return model.eval()
+def count(module, *, trained=False):
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
 
 
-def as_sam(model):
-    """segment_anything's own assembly of the same modules."""
-    ones, zeros = [1.0] * 3, [0.0] * 3
-    return Sam(model.image_encoder, model.prompt_encoder, model.mask_decoder, pixel_mean=zeros, pixel_std=ones)
-
-
-def test_a_batch_of_images_equals_segment_anything_one_by_one():
+def test_a_batch_of_volumes_equals_segment_anything_one_by_one():
     model = small()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         masks, iou = model.decode(model.encode(images))
-        theirs = as_sam(model)(
+        theirs = their_sam(model)(
             [{"image": image, "original_size": (64, 64)} for image in images], multimask_output=False
         )
     for i, expected in enumerate(theirs):
@@ -51,17 +27,21 @@ def test_a_batch_of_images_equals_segment_anything_one_by_one():
         torch.testing.assert_close(iou[i : i + 1], expected["iou_predictions"], atol=1e-4, rtol=1e-4)
 
 
-def test_vit_b_has_sams_parameters():
+@pytest.mark.parametrize(
+    ("name", "total", "encoder"),
+    [
+        ("sam_vit_b", 93_735_472, 89_670_912),
+        ("sam_vit_l", 312_342_832, 308_278_272),
+        ("sam_vit_h", 641_090_608, 637_026_048),
+    ],
+)
+def test_the_variants_have_sams_parameters(name, total, encoder):
     with torch.device("meta"):
-        model = build_sam_vit_b(depth=16, tile=1024)
-
-    def count(module):
-        return sum(p.numel() for p in module.parameters())
-
-    assert count(model.image_encoder) == 89_670_912
+        model = create_model(name, depth=16, tile=1024)
+    assert count(model.image_encoder) == encoder
     assert count(model.prompt_encoder) == 6_220
     assert count(model.mask_decoder) == 4_058_340
-    assert count(model) - count(model.compress) == 93_735_472
+    assert count(model) - count(model.compress) == total
 
 
 @pytest.mark.parametrize(("depth", "classes"), [(1, 1), (13, 1), (16, 3)])
@@ -96,62 +76,62 @@ def test_order_of_the_layers_matters():
     assert (model(volume) - model(volume.flip(2))).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 16])
-def test_compression_starts_as_slab_means(depth):
-    volume = torch.randn(1, 1, depth, 8, 8)
-    image = three_channels(depth)(volume)
-    assert image.shape == (1, 3, 8, 8)
-    torch.testing.assert_close(image[:, 0], volume[:, 0, : max(1, depth // 3)].mean(1))
-    torch.testing.assert_close(image[:, 2], volume[:, 0, 2 * depth // 3 :].mean(1))
+@pytest.mark.parametrize("training", [False, True])
+def test_of_three_candidates_the_one_of_highest_predicted_iou_is_the_answer(training):
+    model = small(multimask=True).train(training)
+    heads = model.heads(torch.randn(4, 1, 5, 64, 64))
+    masks, iou = heads.aux["masks"], heads.aux["iou"]
+    assert masks.shape == (4, 3, 16, 16) and iou.shape == (4, 3)
+    assert heads.logits[0].shape == (4, 1, 16, 16)
+    for sample in range(4):
+        assert torch.equal(heads.logits[0][sample, 0], masks[sample, iou[sample].argmax()])
+    (masks.square().mean() + iou.square().mean()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def official(model):
-    """What an official checkpoint of `model` would hold: everything but the Z compression."""
-    return {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("compress.")}
+def test_tiny_gives_candidates_too_with_tokens_of_their_own():
+    model = build_sam_tiny(depth=3, tile=32, multimask=True)
+    assert model.heads(torch.randn(1, 1, 3, 32, 32)).aux["masks"].shape == (1, 3, 16, 16)
+    assert len(model.mask_decoder.mask_tokens.weight) == 4
 
 
-def test_checkpoint_gives_the_same_answers(tmp_path):
-    source, target = small(seed=1), small(seed=2)
-    path = tmp_path / "sam.pth"
-    torch.save(official(source), path)
-    load_official(target, read_official(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
-    volume = torch.randn(1, 1, 5, 64, 64)
-    assert torch.equal(target(volume), source(volume))
+def test_candidates_of_several_classes_are_refused():
+    with pytest.raises(ValueError, match="multimask gives candidates for one class, not for 2"):
+        build_sam_vit_b(depth=2, tile=64, classes=2, multimask=True)
 
 
-def test_checkpoint_of_another_tile_answers_as_if_resized_while_running():
-    source, target = small(tile=64, seed=1), small(tile=96, seed=2)
-    load_official(target, official(source))
-    assert target.state_dict()["image_encoder.blocks.1.attn.rel_pos_h"].shape[0] == 2 * 6 - 1
-    volume = torch.randn(1, 1, 5, 96, 96)
-    torch.testing.assert_close(target(volume), source(volume), atol=1e-4, rtol=1e-4)
+def test_decay_goes_by_the_blocks_behind_a_parameter():
+    model = small()
+    scales = model.learning_rate_scales(0.5)
+    assert set(scales) <= {name for name, _ in model.named_parameters()}
+    assert scales["image_encoder.patch_embed.proj.weight"] == scales["image_encoder.pos_embed"] == 0.125
+    assert scales["image_encoder.blocks.0.attn.qkv.weight"] == 0.25
+    assert scales["image_encoder.blocks.1.norm1.bias"] == 0.5
+    assert scales["image_encoder.neck.0.weight"] == 1
+    assert not any(name.startswith(("mask_decoder", "compress")) for name in scales)
+    assert set(model.learning_rate_scales(1.0).values()) == {1.0}
 
 
-def test_checkpoint_fits_more_classes_than_it_has_tokens():
-    source, target = small(seed=1), small(classes=6, seed=2)
-    load_official(target, official(source))
-    tokens = target.mask_decoder.mask_tokens.weight
-    assert torch.equal(tokens[:4], source.mask_decoder.mask_tokens.weight)
-
-
-def test_absent_or_altered_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"segment_anything/.*SHA-256 ec2df627"):
-        build_sam_vit_b(depth=2, tile=64, checkpoint=tmp_path / "none.pth")
-    path = tmp_path / "sam.pth"
-    path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="not the official file"):
-        build_sam_vit_b(depth=2, tile=64, checkpoint=path)
-
-
-def test_checkpoint_of_another_network_is_refused():
-    tensors = official(small())
-    tensors["image_encoder.neck.0.weight"] = torch.zeros(8, 8, 1, 1)
-    with pytest.raises(ValueError, match=r"does not fit sam_vit_b.*neck\.0\.weight \(8, 8, 1, 1\)"):
-        load_official(small(), tensors)
-    with pytest.raises(ValueError, match=r"not of it \['encoder\.weight'\]"):
-        load_official(small(), {"encoder.weight": torch.zeros(1)})
+@pytest.mark.parametrize("name", VITS)
+def test_global_blocks_close_each_quarter_of_the_encoder(name):
+    size = SIZES[name]
+    assert size.global_blocks[-1] == size.blocks - 1
+    assert {after - before for before, after in pairwise(size.global_blocks)} == {size.blocks // 4}
 
 
 def test_tile_that_does_not_fit_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"sam_vit_b: tile 100 px.*nearest is 96"):
         build_sam_vit_b(depth=2, tile=100)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compression": "zip"}, r"compression 'zip' is not possible; there are conv, inflated, mean, mosaic, fused"),
+        ({"pretrained": "sam_vit_h"}, r"sam_vit_b: pretrained='sam_vit_h' is not possible; true or 'sam_vit_b'"),
+        ({"pretrained": True, "checkpoint": "here.pth"}, "give one of the two"),
+    ],
+)
+def test_options_that_are_not_possible_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_sam_vit_b(depth=2, tile=64, **options)

@@ -52,7 +52,7 @@ class BenchOptions:
     """Side of the blocks that are resampled for intervals, px: at least a letter's pitch."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda[:N]")] = "auto"
     """Where to run; auto takes a GPU when there is one."""
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
     """Arithmetic of training and prediction."""
     list_all: Annotated[bool, arg(name="list")] = False
     """List the suites and the models, and stop."""

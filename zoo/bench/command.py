@@ -223,10 +223,13 @@ def _check_models(specs: Sequence[RunSpec]) -> None:
             config = TrainConfig(**spec.train)
         except ValidationError as error:
             raise ValueError(f"{spec.label}: training settings: {describe(error, TrainConfig)}") from None
-        make_loss(config.loss, smoothing=config.smoothing)
+        try:
+            make_loss(config.loss, smoothing=config.smoothing, classes=spec.classes)
+        except ValueError as error:
+            raise ValueError(f"{spec.label}: {error}") from None
         try:
             with device("meta"):
-                create_model(spec.model, depth=spec.depth, tile=spec.tile, **spec.options)
+                create_model(spec.model, depth=spec.depth, tile=spec.tile, classes=spec.classes, **spec.options)
         except (NotImplementedError, RuntimeError):
             continue  # another package's model that cannot be built without weights; its run will tell
 
@@ -243,13 +246,19 @@ def _announce(
     head = f"[bold]inkzoo bench[/], suite [bold]{escape(suite.name)}[/] on {device}"
     console.print(f"{head}: {len(specs)} runs into {escape(str(out))}")
     console.print(f"[dim]{escape(about)}[/]")
+    parts = {name for spec in specs for name in (*spec.train_rects, *spec.calibration_rects, *spec.test_rects)}
     for fragment in fragments.values():
         size = "×".join(map(str, fragment.shape))
-        notes = "".join(f"; {note}" for note in fragment.notes)
+        alone = () if fragment.name in parts else ("takes no part: " + _why_left_out(fragment),)
+        notes = "".join(f"; {note}" for note in (*alone, *fragment.notes))
         console.print(f"  {escape(fragment.name)}: {fragment.depth} layers of {size} px[dim]{escape(notes)}[/]")
     names = {spec.label: spec.model for spec in specs}
     rows = (label if label == model else f"{label} ({model})" for label, model in names.items())
     console.print(f"  models: {escape(', '.join(rows))}\n")
+
+
+def _why_left_out(fragment: Fragment) -> str:
+    return "no ink label" if fragment.label is None else "the split does not name it"
 
 
 def _list(console: Console) -> None:

@@ -17,9 +17,10 @@ from data_recipes.split_spec import RectSpec, build_folds
 from zoo import __version__
 from zoo.bench.floors import FLOORS
 from zoo.bench.names import data_stamp, slug
-from zoo.bench.suite import ModelEntry, Suite, family_settings
-from zoo.registry import list_families, list_models, resolve_name
+from zoo.bench.suite import ModelEntry, Suite, shipped_settings
+from zoo.registry import list_families, list_models, model_card, resolve_name
 from zoo.train.config import merge_settings
+from zoo.train.given import given_weights
 
 RectLists = dict[str, list[RectSpec]]
 
@@ -46,6 +47,7 @@ class RunSpec(BaseModel):
     recipe: dict[str, Any]
     tile: int
     depth: int
+    classes: int = 1
     offset: int
     clip: tuple[float, float]
     divisor: float
@@ -56,7 +58,10 @@ class RunSpec(BaseModel):
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        said = self.model_dump(mode="json")
+        if said["classes"] == 1:  # so that runs from before there were more keep their folders
+            del said["classes"]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @property
     def run_id(self) -> str:
@@ -115,6 +120,7 @@ def plan_runs(
     runs: list[RunSpec] = []
     recipe = load_recipe(suite.recipe).with_(tile=suite.tile, samples=suite.samples).model_dump(mode="json")
     stamps = {name: data_stamp(fragment) for name, fragment in fragments.items()}
+    shipped = {entry.label: _shipped_settings(entry) for entry in models}
     for seed in seeds:
         every = build_folds(suite.split, fragments, buffer=suite.buffer, seed=seed)
         bad = [index for index in folds if not 0 <= index < len(every)]
@@ -124,7 +130,7 @@ def plan_runs(
             for entry in models:
                 floor = entry.name in FLOORS
                 degrade = {} if entry.input == "full" else {"degrade": entry.input}
-                settings = merge_settings(_family_settings(entry.name), suite.train, entry.train, train, degrade)
+                settings = merge_settings(shipped[entry.label], suite.train, entry.train, train, degrade)
                 runs.append(
                     RunSpec(
                         suite=suite.name,
@@ -144,6 +150,7 @@ def plan_runs(
                         recipe=recipe,
                         tile=suite.tile,
                         depth=suite.depth,
+                        classes=suite.classes,
                         offset=suite.offset,
                         clip=suite.clip,
                         divisor=suite.divisor,
@@ -156,6 +163,9 @@ def plan_runs(
     return runs
 
 
-def _family_settings(name: str) -> dict[str, Any]:
-    family = next((family for family in list_families() if name in list_models(family)), "")
-    return family_settings(family) if family else {}
+def _shipped_settings(entry: ModelEntry) -> dict[str, Any]:
+    family = next((family for family in list_families() if entry.name in list_models(family)), "")
+    if not family:
+        return {}
+    weights = given_weights(entry.options, model_card(entry.name).init_options) if entry.options else ""
+    return shipped_settings(entry.name, family, pretrained=bool(weights))

@@ -48,7 +48,7 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
     )
     config = TrainConfig(**spec.train)
     torch.manual_seed(spec.seed)
-    model = create_model(spec.model, depth=spec.depth, tile=spec.tile, **spec.options)
+    model = create_model(spec.model, depth=spec.depth, tile=spec.tile, classes=spec.classes, **spec.options)
     with show_progress(spec.label) as on_progress:
         trained = train(
             model,
@@ -56,6 +56,7 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
             config,
             device=spec.device,
             out=folder,
+            resume=True,
             on_progress=on_progress,
             name=spec.model,
             options=spec.options,

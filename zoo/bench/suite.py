@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data_recipes.schema import read_yaml
 from data_recipes.split_spec import SplitSpec
-from zoo.configs import config_path, list_configs
+from zoo.configs import config_path
 from zoo.train.config import read_settings
+from zoo.train.given import settings_file
 
 
 class _Strict(BaseModel):
@@ -43,6 +44,9 @@ class Suite(_Strict):
     samples: int | None = Field(default=4000, description="tiles in the training table; none: the recipe's own quotas")
     tile: int = 96
     depth: int = 16
+    classes: int = Field(
+        default=1, ge=1, description="1: ink or not; more: the label's values; scored is ink against background"
+    )
     offset: int = 0
     clip: tuple[float, float] = (0.0, 255.0)
     divisor: float = 255.0
@@ -70,6 +74,7 @@ def load_suite(name: str) -> Suite:
     return read_yaml(path, Suite, defaults={"name": path.stem})
 
 
-def family_settings(family: str) -> dict[str, Any]:
-    """Training settings of a model family from `configs/train/FAMILY.yaml`; empty where it has none."""
-    return read_settings(config_path("train", family)) if family in list_configs("train") else {}
+def shipped_settings(name: str, family: str, *, pretrained: bool) -> dict[str, Any]:
+    """Training settings that ship for a model (`zoo.train.given.settings_file`); empty where there are none."""
+    path = settings_file(name, family, pretrained=pretrained)
+    return read_settings(path) if path else {}

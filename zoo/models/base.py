@@ -16,7 +16,10 @@ class Heads:
 
     Attributes:
         logits: [(B, C, h, w), …], finest first, each at its own resolution.
-        aux: what a family's loss needs besides, by name (IoU predictions, class logits, gates).
+        aux: what a family needs besides, by name. Those that a loss of the same name reads (zoo/losses): `iou`, (B, C)
+            or (B, M) predicted IoU of each mask; `masks`, (B, M, h, w) logits of M candidates for one class, of which
+            the best is trained; `presence`, (B, 2) logits of no ink and ink in the tile. Others, such as `gates`, are
+            there to be read.
     """
 
     logits: list[Tensor]
@@ -70,6 +73,41 @@ class InkModel(nn.Module):
             )
         for axis, side in zip("HW", volume.shape[-2:], strict=True):
             self._check_side(axis, side)
+
+    def learning_rate_scales(self, decay: float) -> dict[str, float]:
+        """Parameter name -> its share of the learning rate, for layer-wise decay: `decay` to the power of how many
+        layers lie behind it. Names that are absent have 1, as all have in a family without an order of layers.
+        """
+        return {}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of matrices that weight decay would distort: positions, tokens, gates. Vectors are exempt anyway."""
+        return set()
+
+    def shard_units(self) -> list[nn.Module]:
+        """Parts that a device which shares the model with others (FSDP2) holds whole one at a time, such as blocks.
+
+        Each of them is called as a module, and nothing reads its parameters from outside while the model runs. What is
+        in none of them is held whole for all of a pass: without any, as here, that is the whole model.
+        """
+        return []
+
+    def fit_tensor(self, key: str, tensor: Tensor, own: Tensor) -> Tensor:
+        """Another run's `tensor` in the shape of this model's `own` of the same name, where a family knows how, such as
+        positions on another grid; else as it is, and it is not carried over.
+        """
+        return tensor
+
+    can_checkpoint = False  # whether `set_grad_checkpointing` can be asked for
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute activations again in the backward pass, a block at a time, instead of keeping them.
+
+        Raises:
+            ValueError: the family does not offer it (`can_checkpoint` is False).
+        """
+        if enable:
+            raise ValueError(f"{self.card.name}: activation checkpointing is not offered by this family")
 
     def _check_side(self, what: str, side: int) -> None:
         step, least = self.card.multiple, max(self.card.min_tile, self.card.multiple)

@@ -6,11 +6,15 @@
     std        lost                  0                      3·C·D                          C·D for the gradient
     layer      all but one lost      0                      0                              0 (a view)
     zconv      kept, absolute        C·D·C'·k² + C'         C·D·C'·k²                      C'
+    tensor     kept, absolute        C·D² + D               2·C·D                          C
     attention  kept by the features  C                      2·C·D                          D
+    channels   kept, absolute        0                      0                              0 (a view)
 
 `mean` overlooks what only the order of the layers tells; `zconv` (Z as channels) was the best and most stable choice
 in the report on RepMode for ink. Its weights belong to absolute layers: what shifts in Z must be followed by the
-features before it. Every module has `out_channels`.
+features before it. `tensor` weighs the layers for a whole tile, so its answer for a pixel depends on the tile it lies
+in; `attention` weighs them for each pixel. `channels` leaves Z to a 2D network, whose first convolution then takes
+C·D channels (`input_reduction`). Every module has `out_channels`.
 """
 
 from __future__ import annotations
@@ -104,6 +108,27 @@ class ZConv(nn.Module):
         return self.conv(volume.flatten(1, 2))
 
 
+class ZTensor(nn.Module):
+    """Product with a vector along Z that is predicted from the tile itself: 2·C·D multiply-adds, C·D² + D parameters.
+
+    A linear map takes the mean of each layer's features over the tile to one weight a layer (the report on RepMode for
+    ink multiplies with such a vector sample by sample; here the batch is one product). Starts as the mean over the
+    layers (map zero, bias 1/D). Built for exactly `depth` layers.
+    """
+
+    def __init__(self, channels: int, depth: int):
+        super().__init__()
+        self.out_channels = channels
+        self.weigh = nn.Linear(channels * depth, depth)
+        nn.init.zeros_(self.weigh.weight)
+        nn.init.constant_(self.weigh.bias, 1 / depth)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, H, W)."""
+        weight = self.weigh(volume.mean(dim=(3, 4)).flatten(1))
+        return torch.einsum("bcdhw,bd->bchw", volume, weight.to(volume.dtype))
+
+
 class ZAttention(nn.Module):
     """Softmax over the layers of a score a voxel, then the weighted mean: 2·C·D multiply-adds, C parameters.
 
@@ -122,13 +147,26 @@ class ZAttention(nn.Module):
         return (weight.to(volume.dtype) * volume).sum(dim=2)
 
 
-REDUCTIONS = ("zconv", "mean", "max", "attention")
+class ZChannels(nn.Module):
+    """The layers as channels: costs nothing here; the convolution that follows has a weight for each layer."""
+
+    def __init__(self, channels: int, depth: int):
+        super().__init__()
+        self.out_channels = channels * depth
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C·D, H, W)."""
+        return volume.flatten(1, 2)
+
+
+REDUCTIONS = ("zconv", "mean", "max", "tensor", "attention")
+INPUT_REDUCTIONS = ("channels", *REDUCTIONS)
 
 
 def make_reduction(name: str, *, channels: int, depth: int, out_channels: int) -> nn.Module:
     """The reduction called `name` from `channels` and `depth` layers, to `out_channels` where it can choose.
 
-    `mean`, `max` and `attention` keep the channels: they need channels == out_channels.
+    All but `zconv` keep the channels: they need channels == out_channels.
 
     Raises:
         ValueError: no such reduction, or channels that it cannot change.
@@ -139,4 +177,21 @@ def make_reduction(name: str, *, channels: int, depth: int, out_channels: int) -
         return ZConv(channels, depth, out_channels)
     if channels != out_channels:
         raise ValueError(f"reduction {name!r} keeps its {channels} channels and cannot make {out_channels}; use zconv")
+    if name == "tensor":
+        return ZTensor(channels, depth)
     return {"mean": ZMean, "max": ZMax, "attention": ZAttention}[name](channels)
+
+
+def input_reduction(name: str, *, channels: int, depth: int, width: int) -> nn.Module:
+    """What stands in front of a 2D network that takes any number of channels: see its `out_channels`.
+
+    "channels" makes channels·depth of them, `zconv` makes `width`, the others keep `channels`.
+
+    Raises:
+        ValueError: no such reduction.
+    """
+    if name not in INPUT_REDUCTIONS:
+        raise ValueError(f"reduction {name!r} is not possible; there are {', '.join(INPUT_REDUCTIONS)}")
+    if name == "channels":
+        return ZChannels(channels, depth)
+    return make_reduction(name, channels=channels, depth=depth, out_channels=width if name == "zconv" else channels)

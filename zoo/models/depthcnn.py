@@ -83,6 +83,9 @@ class DepthCNN(InkModel):
         features = self.encoder(volume)
         return Heads([self.head(self.pool(features))])
 
+    def shard_units(self) -> list[nn.Module]:
+        return list(self.encoder)
+
 
 def build_depthcnn_tiny(
     *, depth: int, tile: int, classes: int = 1, width: int = 16, dropout: tuple[float, float] = (0.2, 0.3)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Triple = tuple[int, int, int]
 
@@ -20,6 +26,15 @@ def conv3d(volume: Tensor, kernel: Tensor, bias: Tensor | None = None, *, stride
     if z and 1 < volume.shape[2] < kernel.shape[2]:
         return F.conv3d(F.pad(volume, (0, 0, 0, 0, z, z)), kernel, bias, stride=stride, padding=(0, y, x))
     return F.conv3d(volume, kernel, bias, stride=stride, padding=padding)
+
+
+def in_full(tensor: Tensor) -> Tensor:
+    """A tensor in full: one that is sharded over devices gathered from all of them, any other as it is.
+
+    In a model for small parameters that are read outside their module's forward, where a sharded one is not whole.
+    """
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 class Conv3d(nn.Module):
@@ -46,3 +61,36 @@ def conv_block_3d(inputs: int, outputs: int, stride: Triple = (1, 1, 1)) -> nn.S
     """3x3x3 convolution, BatchNorm, GELU: (B, inputs, D, H, W) -> (B, outputs, D, H, W) / stride, rounded up."""
     conv = Conv3d(inputs, outputs, 3, stride=stride, bias=False)
     return nn.Sequential(conv, nn.BatchNorm3d(outputs), nn.GELU())
+
+
+def volume_stem(width: int) -> nn.Sequential:
+    """Three 3x3x3 convolutions: (B, 1, D, H, W) -> (B, 2·width, D/2, H/4, W/4), rounded up.
+
+    They slide along Z: what they learn on a surface at one depth holds where it lies deeper, while a convolution with Z
+    as channels has to learn each depth apart.
+    """
+    return nn.Sequential(
+        conv_block_3d(1, width, (1, 2, 2)),
+        conv_block_3d(width, 2 * width, (2, 2, 2)),
+        conv_block_3d(2 * width, 2 * width),
+    )
+
+
+def run_block(block: nn.Module, *inputs: Any, again: bool) -> Any:
+    """`block(*inputs)`; with `again` its activations are computed again in the backward pass instead of kept."""
+    if not again or not torch.is_grad_enabled():
+        return block(*inputs)
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)))
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Whatever runs inside updates copies of BatchNorm's statistics: a batch computed again must not count twice."""
+    kept = [(part, name, buffer) for part in block.modules() for name, buffer in part.named_buffers(recurse=False)]
+    for part, name, buffer in kept:
+        setattr(part, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for part, name, buffer in kept:
+            setattr(part, name, buffer)

@@ -1,181 +1,41 @@
-"""RepMode (CVPR 2023): a 3D U-Net of MoDE convolutions, five experts each, mixed by the task and fused into one kernel.
+"""RepMode (CVPR 2023): a 3D U-Net of MoDE convolutions, whose experts the task mixes into one kernel.
 
-A MoDE convolution never computes its experts apart. Their kernels are written as 5³ kernels and summed with the gate's
-weights (the reparameterisation), so a training step runs one convolution a layer for each distinct task in the batch,
-whatever the number of experts and of samples. The batch is put in order of its tasks once, at the entry of the
-network. Kernels are fused in the precision of the weights (fp32 under autocast, which then casts the one fused kernel
-where it casts any convolution's): summing five kernels in bf16 would cost three digits for no time won.
+The convolution is in mode_conv.py, the U-Net in repmode_net.py, the cards in repmode_cards.py. Here are the models:
+Z to 2D, the widths, and `fuse`, which makes a plain network of one task.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.card import ModelCard
 from zoo.models.base import Heads, InkModel
-from zoo.models.depth import make_reduction, pad_depth
-from zoo.models.layers import Triple, conv3d
+from zoo.models.depth import ZLayer, make_reduction, pad_depth
+from zoo.models.layers import Triple
+from zoo.models.mode_conv import PAPER_EXPERTS, ExpertSpec, MoDEConv3d, Runs, order_by_task
+from zoo.models.repmode_cards import CARDS
+from zoo.models.repmode_net import RepModeNet, fuse_net
 
-EXPERTS = ("conv5", "conv3", "conv1", "avg3", "avg5")
-Runs = Sequence[tuple[int, int]]  # (task, number of samples), in the order of the batch
-
-
-class MoDEConv3d(nn.Module):
-    """A mixture of diverse experts as one 5³ convolution, 'same' padding, stride 1, no bias.
-
-    Experts, all in_channels to out_channels: conv 5³, conv 3³, conv 1³, conv 1³ then average 3³, conv 1³ then average
-    5³ (averages count the padding). The gate weighs them for each task and output channel, softmax over the experts.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, tasks: int = 1):
-        super().__init__()
-        self.tasks = tasks
-        shape = (out_channels, in_channels)
-        self.conv5 = nn.Parameter(torch.empty(*shape, 5, 5, 5))
-        self.conv3 = nn.Parameter(torch.empty(*shape, 3, 3, 3))
-        self.conv1 = nn.Parameter(torch.empty(*shape, 1, 1, 1))
-        self.avg3 = nn.Parameter(torch.empty(*shape, 1, 1, 1))
-        self.avg5 = nn.Parameter(torch.empty(*shape, 1, 1, 1))
-        for name in EXPERTS:
-            nn.init.kaiming_uniform_(getattr(self, name), a=math.sqrt(5))
-        self.gate = nn.Linear(tasks, len(EXPERTS) * out_channels)
-
-    def gates(self) -> Tensor:
-        """(tasks, 5, out_channels), which sum to one over the experts. The linear map of every one-hot task at once."""
-        return (self.gate.weight.t() + self.gate.bias).unflatten(1, (len(EXPERTS), -1)).softmax(dim=1)
-
-    def kernel(self, task: int) -> Tensor:
-        """The fused kernel of one task: (out_channels, in_channels, 5, 5, 5)."""
-        gate = self.gates()[task][:, :, None, None, None, None]
-        # from the inside out, so that only three operations touch all 125 taps
-        inner = gate[1] * self.conv3 + gate[3] / 27 * self.avg3 + F.pad(gate[2] * self.conv1, (1,) * 6)
-        return torch.addcmul(gate[4] / 125 * self.avg5, gate[0], self.conv5) + F.pad(inner, (1,) * 6)
-
-    def forward(self, volume: Tensor, runs: Runs | None = None) -> Tensor:
-        """(B, C, D, H, W) -> (B, C', D, H, W). `runs`: the tasks of the batch in its order; None: all task 0."""
-        runs = runs or ((0, volume.shape[0]),)
-        if len(runs) == 1:
-            return self._fused(volume, runs[0][0])
-        parts = volume.split([count for _, count in runs])
-        return torch.cat([self._fused(part, task) for part, (task, _) in zip(parts, runs, strict=True)])
-
-    def _fused(self, volume: Tensor, task: int) -> Tensor:
-        return conv3d(volume, self.kernel(task), stride=(1, 1, 1), padding=(2, 2, 2))
-
-
-def order_by_task(task: Tensor | None, batch: int, tasks: int) -> tuple[Tensor | None, Runs]:
-    """(order, runs): the permutation that puts equal tasks side by side (None: as it is), and what then follows what.
-
-    Args:
-        task: (B,) integers in 0..tasks-1; None where there is one task only.
-
-    Raises:
-        ValueError: no task given to a model of several, wrong shape, or a task it was not built for.
-    """
-    if task is None:
-        if tasks > 1:
-            raise ValueError(f"built for {tasks} tasks: pass task, (B,) integers from 0 to {tasks - 1}")
-        return None, ((0, batch),)
-    if task.shape != (batch,) or task.is_floating_point():
-        raise ValueError(f"got task of shape {tuple(task.shape)}, {task.dtype}; expected ({batch},) integers")
-    present = task.unique().tolist()  # the one synchronisation of a forward
-    if present[0] < 0 or present[-1] >= tasks:
-        raise ValueError(f"got task {present[0] if present[0] < 0 else present[-1]}, built for 0 to {tasks - 1}")
-    if len(present) == 1:
-        return None, ((present[0], batch),)
-    order = task.argsort(stable=True)
-    counts = task.bincount(minlength=tasks).tolist()
-    return order, tuple((which, counts[which]) for which in present)
-
-
-class _Unit(nn.Module):
-    """MoDE convolution, BatchNorm, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, tasks: int):
-        super().__init__()
-        self.conv = MoDEConv3d(in_channels, out_channels, tasks)
-        self.norm = nn.BatchNorm3d(out_channels)
-
-    def forward(self, volume: Tensor, runs: Runs) -> Tensor:
-        return F.relu(self.norm(self.conv(volume, runs)), inplace=True)
-
-
-class _Pair(nn.Module):
-    """Two units: what every level of the U consists of."""
-
-    def __init__(self, in_channels: int, out_channels: int, tasks: int):
-        super().__init__()
-        self.first = _Unit(in_channels, out_channels, tasks)
-        self.second = _Unit(out_channels, out_channels, tasks)
-
-    def forward(self, volume: Tensor, runs: Runs) -> Tensor:
-        return self.second(self.first(volume, runs), runs)
-
-
-def _strided(conv: type[nn.Conv3d | nn.ConvTranspose3d], in_channels: int, out_channels: int, step: Triple):
-    """A convolution whose kernel is its stride, BatchNorm, ReLU: down, up and stem."""
-    return nn.Sequential(
-        conv(in_channels, out_channels, step, stride=step, bias=False),
-        nn.BatchNorm3d(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
-class RepModeNet(nn.Module):
-    """The 3D encoder and decoder: (B, 1, D, H, W) -> (B, out_channels, D, H/s, W/s), s the stem's stride in plane.
-
-    Args:
-        widths: channels of each level, the bottleneck last.
-        steps: (z, y, x) strides between the levels, one fewer than widths.
-        stem: (z, y, x) stride of a patch convolution to widths[0] channels before the first level; None: none.
-        tasks: tasks that the gates tell apart.
-    """
-
-    def __init__(
-        self,
-        *,
-        widths: Sequence[int] = (32, 64, 128, 256, 512),
-        steps: Sequence[Triple] = ((2, 2, 2),) * 4,
-        stem: Triple | None = None,
-        tasks: int = 1,
-        out_channels: int = 1,
-    ):
-        super().__init__()
-        self.stem = _strided(nn.Conv3d, 1, widths[0], stem) if stem else nn.Identity()
-        entries = [widths[0] if stem else 1, *widths[:-1]]
-        self.encoder = nn.ModuleList(_Pair(i, o, tasks) for i, o in zip(entries[:-1], widths[:-1], strict=True))
-        self.down = nn.ModuleList(_strided(nn.Conv3d, w, w, step) for w, step in zip(widths[:-1], steps, strict=True))
-        self.bottleneck = _Pair(entries[-1], widths[-1], tasks)
-        self.up = nn.ModuleList(
-            _strided(nn.ConvTranspose3d, deep, w, step)
-            for w, deep, step in zip(widths[:-1], widths[1:], steps, strict=True)
-        )
-        self.decoder = nn.ModuleList(_Pair(2 * w, w, tasks) for w in widths[:-1])
-        self.last = MoDEConv3d(widths[0], out_channels, tasks)
-
-    def forward(self, volume: Tensor, runs: Runs) -> Tensor:
-        """(B, 1, D, H, W) in the order that `runs` tells -> (B, out_channels, D/sz, H/sy, W/sx)."""
-        skips = []
-        features = self.stem(volume)
-        for pair, down in zip(self.encoder, self.down, strict=True):
-            skips.append(pair(features, runs))
-            features = down(skips[-1])
-        features = self.bottleneck(features, runs)
-        for pair, up, skip in zip(reversed(self.decoder), reversed(self.up), reversed(skips), strict=True):
-            features = pair(torch.cat([skip, up(features)], dim=1), runs)
-        return self.last(features, runs)
+DECODERS = ("3d", "2d")
 
 
 class RepMode(InkModel):
-    """RepModeNet over the layers, then Z to 2D.
+    """RepModeNet over the layers, and Z to 2D: behind the 3D decoder, or (`decoder="2d"`) at each skip before a 2D one.
 
-    Layers are edge-padded to a multiple of the network's strides in Z, and the padding is cut off before Z becomes 2D.
+    Layers are edge-padded to a multiple of the network's strides in Z. The padding is cut off before the 3D decoder's
+    answer becomes 2D; the 2D decoder's reductions read it.
+
+    `built_as`: the builder's name without `build_`, and the options it was called with; `fuse` passes them on.
     """
+
+    can_checkpoint = True
 
     def __init__(
         self,
@@ -187,18 +47,42 @@ class RepMode(InkModel):
         widths: Sequence[int],
         steps: Sequence[Triple],
         stem: Triple | None,
+        volume_channels: int,
         tasks: int,
         reduction: str,
-        volume_channels: int,
+        decoder: str,
+        experts: Sequence[ExpertSpec] | None,
+        built_as: tuple[str, Mapping[str, Any]],
     ):
         super().__init__(card, depth=depth, tile=tile, classes=classes)
         if tasks < 1:
             raise ValueError(f"{card.name}: tasks {tasks} is not possible; 1 or more")
+        if decoder not in DECODERS:
+            raise ValueError(f"{card.name}: unknown decoder {decoder!r}; there are {', '.join(DECODERS)}")
         self.tasks = tasks
+        self.decoder = decoder
+        self.built_as = built_as
         self.z_multiple = math.prod(step[0] for step in steps)
-        channels = volume_channels if reduction == "zconv" else classes
-        self.net = RepModeNet(widths=widths, steps=steps, stem=stem, tasks=tasks, out_channels=channels)
-        self.reduction = make_reduction(reduction, channels=channels, depth=depth, out_channels=classes)
+        reductions, channels = None, volume_channels if reduction == "zconv" else classes
+        if decoder == "2d":
+            layers = [-(-depth // self.z_multiple) * self.z_multiple]
+            layers += [layers[0] // math.prod(step[0] for step in steps[:level]) for level in range(1, len(widths))]
+            reductions, channels = [], classes
+            for width, count in zip(widths, layers, strict=True):
+                reductions.append(make_reduction(reduction, channels=width, depth=count, out_channels=width))
+        self.net = RepModeNet(
+            widths=widths,
+            steps=steps,
+            stem=stem,
+            tasks=tasks,
+            out_channels=channels,
+            experts=PAPER_EXPERTS if experts is None else experts,
+            reductions=reductions,
+        )
+        if decoder == "3d":
+            self.reduction = make_reduction(reduction, channels=channels, depth=depth, out_channels=classes)
+        else:
+            self.reduction = ZLayer(classes, index=0)
 
     def heads(self, volume: Tensor, task: Tensor | None = None) -> Heads:
         """(B, 1, D, H, W) -> one head (B, classes, H/out_stride, W/out_stride); aux `gates`, see `gates()`.
@@ -206,73 +90,110 @@ class RepMode(InkModel):
         `task`: (B,) long, needed where the model was built for several; a batch may mix them.
         """
         order, runs = order_by_task(task, volume.shape[0], self.tasks)
-        padded, before = pad_depth(volume if order is None else volume[order], self.z_multiple)
-        if volume.device.type == "cpu":  # oneDNN takes a third of the time for few channels
-            padded = padded.contiguous(memory_format=torch.channels_last_3d)
-        features = self.net(padded, runs)[:, :, before : before + self.depth]
-        logits = self.reduction(features)
+        logits = _to_2d(self, volume if order is None else volume[order], runs)
         return Heads([logits if order is None else logits[order.argsort()]], {"gates": self.gates()})
 
+    def no_weight_decay(self) -> set[str]:
+        """The gates: decay would pull every mixture towards equal shares."""
+        return {name for name, _ in self.named_parameters() if name.endswith("gate.weight")}
+
     def gates(self) -> Tensor:
-        """(MoDE layers, tasks, 5): the mean weight of each expert over a layer's output channels."""
-        layers = [module for module in self.modules() if isinstance(module, MoDEConv3d)]
-        return torch.stack([layer.gates().mean(dim=2) for layer in layers])
+        """(MoDE layers, tasks, experts): the mean weight of each expert over a layer's output channels.
+
+        Layers in the order of `mode_layers()`, experts in the order of `expert_names()`.
+        """
+        return torch.stack([layer.gates().mean(dim=2) for layer in self._mode_convs().values()])
+
+    def mode_layers(self) -> list[str]:
+        """Names of the MoDE layers, such as `encoder.0.first`, `bottleneck.second`, `decoder.0.first` (the finest)."""
+        return list(self._mode_convs())
+
+    def expert_names(self) -> tuple[str, ...]:
+        """Names of the experts, such as `conv5`, `avg3`, `conv1x5x5`; under the same in a 2D decoder."""
+        return tuple(expert.name for expert in self.net.last.experts)
+
+    def shard_units(self) -> list[nn.Module]:
+        """The levels of the U, and what leads from one to the next."""
+        net = self.net
+        return [*net.encoder, *net.down, net.bottleneck, *net.up, *net.decoder]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the activations inside a level (two MoDE convolutions) again in the backward pass."""
+        self.net.grad_checkpointing = enable
+
+    def fuse(self, task: int = 0, *, fold_norm: bool = False) -> FusedRepMode:
+        """The plain network that this one is for `task`, in evaluation mode; its weights are copies.
+
+        Args:
+            fold_norm: BatchNorm folded into the convolutions too, with the running statistics of now.
+
+        Raises:
+            ValueError: a task it was not built for.
+        """
+        if not 0 <= task < self.tasks:
+            raise ValueError(f"{self.card.name}: cannot fuse for task {task}, built for 0 to {self.tasks - 1}")
+        return FusedRepMode(self, task, fold_norm=fold_norm).eval()
+
+    def _mode_convs(self) -> dict[str, MoDEConv3d]:
+        return {
+            name.removesuffix(".conv"): module
+            for name, module in self.net.named_modules()
+            if isinstance(module, MoDEConv3d)
+        }
 
 
-_PAPER = (
-    "Zhou et al.: RepMode: Learning to Re-parameterize Diverse Experts for Subcellular Structure Prediction, CVPR 2023"
-)
-_LICENCE = "Apache-2.0 (written from the paper; the authors' code is non-commercial and none of it is here)"
-_OPTIONS = {
-    "tasks": "how many tasks the gates tell apart (fragments, scan energies, modalities); with more than one every "
-    "call needs task=(B,) integers (default 1)",
-    "reduction": "Z to 2D: zconv (Z as channels, default), mean, max or attention",
-}
-CARDS = {
-    "repmode_tiny": ModelCard(
-        name="repmode_tiny",
-        family="repmode",
-        summary="narrow MoDE U-Net behind a 4-px patch convolution; Z becomes 2D by a convolution with Z as channels",
-        paper=_PAPER,
-        url="https://arxiv.org/abs/2212.10066",
-        licence=_LICENCE,
-        depth=16,
-        tile=96,
-        multiple=16,
-        min_tile=32,
-        out_stride=4,
-        differs=(
-            "a patch convolution with stride (1, 4, 4) first, so that all MoDE convolutions run at a quarter of the "
-            "resolution in plane and at full resolution in Z; the head is at a quarter too",
-            "three levels of 16, 32 and 64 channels instead of five of 32 to 512",
-            "the last MoDE convolution makes 4 channels, which a 3×3 convolution with Z as channels turns to 2D",
-        ),
-        options=_OPTIONS,
-    ),
-    "repmode_base": ModelCard(
-        name="repmode_base",
-        family="repmode",
-        summary="the published 3D MoDE U-Net, width 32; Z becomes 2D by a convolution with Z as channels",
-        paper=_PAPER,
-        url="https://arxiv.org/abs/2212.10066",
-        licence=_LICENCE,
-        depth=64,
-        tile=64,
-        multiple=16,
-        min_tile=32,
-        out_stride=1,
-        differs=(
-            "a 3×3 convolution with Z as channels after the last layer: the paper predicts volumes, ink is a 2D map",
-            "layers are edge-padded to a multiple of 16 inside",
-            "each sample is computed with its own task in training and in evaluation alike, one convolution a layer "
-            "for each distinct task",
-        ),
-        options=_OPTIONS,
-    ),
-}
+class FusedRepMode(InkModel):
+    """A RepMode network fused for one task: plain convolutions, no gates, no experts. Made by `RepMode.fuse`."""
+
+    def __init__(self, source: RepMode, task: int, *, fold_norm: bool):
+        fused = CARDS["repmode_fused"]
+        card = replace(source.card, name=fused.name, summary=fused.summary, options=fused.options)
+        super().__init__(card, depth=source.depth, tile=source.tile, classes=source.classes)
+        self.task = task
+        self.decoder = source.decoder
+        self.z_multiple = source.z_multiple
+        of, options = source.built_as
+        self._options = {"of": of, "options": dict(options), "task": task, "fold_norm": fold_norm}
+        self.net = fuse_net(source.net, task, fold_norm=fold_norm)
+        self.reduction = copy.deepcopy(source.reduction)
+
+    def name_and_options(self) -> tuple[str, dict[str, Any]]:
+        """What `create_model` and `save_checkpoint` have to be given for this network."""
+        return f"{__name__}:build_repmode_fused", dict(self._options)
+
+    def heads(self, volume: Tensor, task: Tensor | None = None) -> Heads:
+        """(B, 1, D, H, W) -> one head (B, classes, H/out_stride, W/out_stride).
+
+        Raises:
+            ValueError: `task` names another than the one it was fused for.
+        """
+        if task is not None and not bool((task == self.task).all()):
+            raise ValueError(
+                f"fused for task {self.task}; got {task.unique().tolist()}: fuse one network for each task"
+            )
+        return Heads([_to_2d(self, volume, None)])
 
 
-def build_repmode_tiny(*, depth: int, tile: int, classes: int = 1, tasks: int = 1, reduction: str = "zconv") -> RepMode:
+def _to_2d(model: RepMode | FusedRepMode, volume: Tensor, runs: Runs | None) -> Tensor:
+    padded, before = pad_depth(volume, model.z_multiple)
+    if volume.device.type == "cpu":  # oneDNN takes a third of the time for few channels
+        padded = padded.contiguous(memory_format=torch.channels_last_3d)
+    features = model.net(padded, runs)
+    if model.decoder == "3d":
+        features = features[:, :, before : before + model.depth]
+    return model.reduction(features)
+
+
+def build_repmode_tiny(
+    *,
+    depth: int,
+    tile: int,
+    classes: int = 1,
+    tasks: int = 1,
+    reduction: str = "zconv",
+    decoder: str = "3d",
+    experts: Sequence[ExpertSpec] | None = None,
+) -> RepMode:
     """The variant for two CPU cores; the head is at a quarter of the resolution."""
     return RepMode(
         CARDS["repmode_tiny"],
@@ -282,14 +203,53 @@ def build_repmode_tiny(*, depth: int, tile: int, classes: int = 1, tasks: int = 
         widths=(16, 32, 64),
         steps=((2, 2, 2), (2, 2, 2)),
         stem=(1, 4, 4),
+        volume_channels=4,
         tasks=tasks,
         reduction=reduction,
+        decoder=decoder,
+        experts=experts,
+        built_as=("repmode_tiny", _options(tasks, reduction, decoder, experts)),
+    )
+
+
+def build_repmode_small(
+    *,
+    depth: int,
+    tile: int,
+    classes: int = 1,
+    tasks: int = 1,
+    reduction: str = "zconv",
+    decoder: str = "3d",
+    experts: Sequence[ExpertSpec] | None = None,
+) -> RepMode:
+    """Between the two: the head is at half the resolution, four levels."""
+    return RepMode(
+        CARDS["repmode_small"],
+        depth=depth,
+        tile=tile,
+        classes=classes,
+        widths=(16, 32, 64, 128),
+        steps=((2, 2, 2), (2, 2, 2), (2, 2, 2)),
+        stem=(1, 2, 2),
         volume_channels=4,
+        tasks=tasks,
+        reduction=reduction,
+        decoder=decoder,
+        experts=experts,
+        built_as=("repmode_small", _options(tasks, reduction, decoder, experts)),
     )
 
 
 def build_repmode(
-    *, depth: int, tile: int, classes: int = 1, width: int = 32, tasks: int = 1, reduction: str = "zconv"
+    *,
+    depth: int,
+    tile: int,
+    classes: int = 1,
+    width: int = 32,
+    tasks: int = 1,
+    reduction: str = "zconv",
+    decoder: str = "3d",
+    experts: Sequence[ExpertSpec] | None = None,
 ) -> RepMode:
     """The published network at any width; the levels have 1, 2, 4, 8 and 16 times as many channels."""
     if width < 1:
@@ -302,12 +262,71 @@ def build_repmode(
         widths=(width, 2 * width, 4 * width, 8 * width, 16 * width),
         steps=((2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
         stem=None,
+        volume_channels=1,
         tasks=tasks,
         reduction=reduction,
-        volume_channels=1,
+        decoder=decoder,
+        experts=experts,
+        built_as=("repmode", {"width": width, **_options(tasks, reduction, decoder, experts)}),
     )
 
 
-def build_repmode_base(*, depth: int, tile: int, classes: int = 1, tasks: int = 1, reduction: str = "zconv") -> RepMode:
+def build_repmode_base(
+    *,
+    depth: int,
+    tile: int,
+    classes: int = 1,
+    tasks: int = 1,
+    reduction: str = "zconv",
+    decoder: str = "3d",
+    experts: Sequence[ExpertSpec] | None = None,
+) -> RepMode:
     """The published width, 32: 123,715,658 parameters for one task, and the reduction's."""
-    return build_repmode(depth=depth, tile=tile, classes=classes, width=32, tasks=tasks, reduction=reduction)
+    return build_repmode(
+        depth=depth,
+        tile=tile,
+        classes=classes,
+        width=32,
+        tasks=tasks,
+        reduction=reduction,
+        decoder=decoder,
+        experts=experts,
+    )
+
+
+def build_repmode_fused(
+    *,
+    depth: int,
+    tile: int,
+    classes: int = 1,
+    of: str = "repmode_tiny",
+    options: Mapping[str, Any] | None = None,
+    task: int = 0,
+    fold_norm: bool = False,
+) -> FusedRepMode:
+    """The plain network of one task that `RepMode.fuse` makes, with fresh weights: for its checkpoint to be read into.
+
+    Raises:
+        ValueError: `of` is none of the variants, or `options` are not its options.
+    """
+    builders: dict[str, Callable[..., RepMode]] = {
+        "repmode_tiny": build_repmode_tiny,
+        "repmode_small": build_repmode_small,
+        "repmode_base": build_repmode_base,
+        "repmode": build_repmode,
+    }
+    if of not in builders:
+        raise ValueError(f"repmode_fused: of {of!r} is not possible; one of {', '.join(builders)}")
+    try:
+        source = builders[of](depth=depth, tile=tile, classes=classes, **(options or {}))
+    except TypeError as error:
+        raise ValueError(f"repmode_fused: options {dict(options or {})} do not fit {of}: {error}") from error
+    return source.fuse(task, fold_norm=fold_norm)
+
+
+def _options(
+    tasks: int, reduction: str, decoder: str, experts: Sequence[ExpertSpec] | None
+) -> dict[str, int | str | list[list[int | str]] | None]:
+    """A builder's options as JSON can hold them."""
+    listed = [list(spec) for spec in experts] if experts is not None else None
+    return {"tasks": tasks, "reduction": reduction, "decoder": decoder, "experts": listed}

@@ -21,7 +21,7 @@ from data_recipes.regions import Rect, whole
 from data_recipes.tiles import InputContract
 from zoo.degrade import Degrade
 from zoo.degrade import degrade as degraded
-from zoo.device import Precision, resolve_precision, to_channels_last
+from zoo.device import Precision, autocast, resolve_precision, to_channels_last
 from zoo.memory import one_memory_error
 from zoo.models.base import InkModel
 
@@ -54,6 +54,7 @@ def predict_region(
     precision: Precision = "auto",
     blend: Blend = "hann",
     degrade: Degrade | None = None,
+    task: int | None = None,
     out: NDArray[np.float32] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
@@ -68,6 +69,7 @@ def predict_region(
         batch_size: tiles computed at once; every batch is filled up to it, so that it shapes neither result nor peak.
         precision: "auto" is bf16 where the device computes it natively.
         degrade: as in training (`TrainConfig.degrade`).
+        task: for a model that was built for several: which of them it answers as.
         out: an array or memory map of the rectangle's shape to write into; memory then does not grow with the region.
         on_progress: called with (tiles done, tiles in all).
 
@@ -94,7 +96,8 @@ def predict_region(
         for x in columns.touching(rect.x0, rect.x1)
         if fragment.papyrus[y : y + side, x : x + side].any()
     ]
-    bf16 = resolve_precision(precision, device) == "bf16"
+    chosen = resolve_precision(precision, device)
+    tasks = None if task is None else torch.full((batch_size,), task, device=device)
     was_training = model.training
     model.to(device).eval()
     to_channels_last(model)
@@ -105,8 +108,8 @@ def predict_region(
                 batch = corners[first : first + batch_size]
                 stack = torch.from_numpy(_read(fragment, contract, batch, side, batch_size)).to(device)
                 stack = degraded(stack, degrade).contiguous(memory_format=torch.channels_last_3d)
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    logits = model(stack)
+                with autocast(chosen, device):
+                    logits = model(stack, tasks)
                 maps = ink_probability(logits.float()).cpu().numpy()
                 for corner, values in zip(batch, maps, strict=False):
                     _add(out, rect, corner, values, rows, columns)

@@ -17,17 +17,26 @@ class TrainOptions:
     """Train one model on fragments and keep it as one checkpoint file, OUT/last.safetensors.
 
     Trains on all that is labelled, or leaves one fold out (--fold). Settings of --config are replaced by what is given
-    beside it. Ctrl-C keeps what was trained so far.
+    beside it. Ctrl-C keeps what was trained so far, and --resume goes on from there. The same command under torchrun
+    trains on many devices.
     """
 
     model: Annotated[tyro.conf.Positional[str], arg(metavar="MODEL")]
     """A model, a family (its tiny variant on a CPU), or a foreign module:builder."""
     data: Annotated[tuple[str, ...], arg(metavar="PATH…")]
     """Fragments, folders of fragments, or phantom:INK:SEED."""
+    options: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE…|FILE.yaml")] = ()
+    """The model's own options, such as pretrained=true tuning=lora; `python -m zoo show MODEL` lists them."""
+    classes: int = 1
+    """1: ink or not; more: the label's values are classes, 0 the background."""
+    tasks: Annotated[tuple[str, ...], arg(metavar="fragment|NAME=NUMBER…|FILE.yaml")] = ()
+    """Tell a model that is conditioned on a task (repmode) what each tile is: each fragment a task of its own, or the
+    task of each fragment, from 0 on."""
     out: Path | None = None
     """Folder for checkpoint and log. Default: runs/train/MODEL."""
     config: Annotated[str | None, arg(metavar="NAME|FILE.yaml")] = None
-    """Training settings by name from configs/train, or a YAML file. Default: those of the model's family."""
+    """Training settings by name from configs/train, or a YAML file. Default: those of the model's family, or its own
+    where it starts from weights that it is given."""
     recipe: str = "edges_buckets_void"
     """Sampling recipe, by name or path."""
     samples: int | None = None
@@ -54,12 +63,34 @@ class TrainOptions:
     """Learning rate at its highest."""
     loss: str | None = None
     """Losses by name, joined by +, such as focal+jaccard+ms_ssim."""
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    augment: Annotated[str | None, arg(metavar="NAME|FILE.yaml")] = None
+    """A set of augmentations: light (the default), ink, steel, or a YAML file."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
     """Arithmetic; auto is bf16 where the device computes it natively."""
     degrade: Literal["zmean", "zshuffle"] | None = None
     """Rob the input of what depth says, as a control."""
     seed: int | None = None
     """Of the weights, the tiles, their order and their augmentation."""
+    vram: Annotated[str | None, arg(metavar="SIZE|free")] = None
+    """Plan each step for so much GPU memory, such as 12GB, or for what is free: how many tiles at once, activation
+    checkpointing and precision. The tiles a step stay as they are."""
+    ram: Annotated[str | None, arg(metavar="SIZE|free")] = None
+    """The same on a CPU, for the memory of this process. Processes that read tiles (--workers) come on top."""
+    resume: bool = False
+    """Go on with the unfinished run in OUT, to the weights that it would have had without the stop."""
+    overwrite: bool = False
+    """Start anew where OUT holds a run already."""
+    start_from: Path | None = None
+    """Start with the weights of this checkpoint, as far as they fit; what does not, and what of this run's held-out
+    pixels they have seen, is named."""
+    profile: bool = False
+    """Print what a step's time goes to, and what to change."""
+    tensorboard: bool = False
+    """Scalars and predicted tiles under OUT/tensorboard."""
+    cache_tiles: bool = False
+    """Keep tiles in shared memory once they are read; worth it for compressed layers."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: the whole model on each device, or (FSDP2) shared over them."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda[:N]")] = "auto"
     """Where to train; auto takes a GPU when there is one."""
     workers: int | None = None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -19,13 +18,22 @@ from data_recipes.regions import Region, whole
 from data_recipes.sampling import build_table
 from data_recipes.split import Fold, leak_report
 from data_recipes.split_spec import SplitSpec, build_folds
-from data_recipes.tiles import TileDataset, fit_contract
-from zoo.configs import config_path, list_configs
+from data_recipes.tiles import InputContract, TileDataset, fit_contract
+from zoo.checkpoint import read_info
+from zoo.configs import config_path
 from zoo.device import resolve_device
 from zoo.registry import create_model, model_card, resolve_name
 from zoo.train.config import load_train_config
-from zoo.train.loop import TrainingInterrupted, train
+from zoo.train.engine import rank
+from zoo.train.given import given_weights, read_pairs, read_tasks, settings_file, with_tasks
+from zoo.train.interrupt import TrainingInterrupted
+from zoo.train.laps import laps_table
+from zoo.train.loop import STATES, train
+from zoo.train.plan import forget, held_to, keep, plan_batches, recall, room
 from zoo.train.progress import duration, show_progress
+from zoo.train.report import finished_report
+from zoo.train.start import keep_source, recall_source, source_of, start_from
+from zoo.train.state import find_state, states
 
 if TYPE_CHECKING:
     from zoo.train.__main__ import TrainOptions
@@ -35,16 +43,23 @@ INTERRUPTED = 130
 
 def train_command(options: TrainOptions) -> int:
     """Train as the command line says; 0 when done, 130 when interrupted. A user's mistake raises ValueError."""
-    say = Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print
-    with _warnings_as_lines(say):
-        return _train(options, say)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=rank() > 0)
+    tables = Console(stderr=True, quiet=rank() > 0)  # with the markup that they are made of
+    with _warnings_as_lines(console.print):
+        return _train(options, console.print, tables)
 
 
-def _train(options: TrainOptions, say: Callable[[str], None]) -> int:
+def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -> int:
     device = resolve_device(options.device)
     name = resolve_name(options.model, device.type)
     card = model_card(name)
-    settings = _settings_file(options.config, card.family)
+    out = options.out or Path("runs") / "train" / name.replace(":", ".")
+    source, started_from = _source(options, out, say)
+    chosen = read_pairs(options.options, "--options")
+    weights = str(source or (started_from or {}).get("path", "")) or given_weights(chosen, card.init_options)
+    settings = settings_file(name, card.family, pretrained=bool(weights))
+    if options.config:
+        settings = config_path("train", options.config)
     config = load_train_config(
         settings,
         steps=options.steps,
@@ -52,58 +67,114 @@ def _train(options: TrainOptions, say: Callable[[str], None]) -> int:
         batch_size=options.batch_size,
         lr=options.lr,
         loss=options.loss,
+        augment=options.augment,
         precision=options.precision,
         degrade=options.degrade,
         seed=options.seed,
         num_workers=options.workers,
+        tensorboard=options.tensorboard or None,
+        cache_tiles=options.cache_tiles or None,
     )
-    out = options.out or Path("runs") / "train" / name.replace(":", ".")
     check_writable(out)
+    if not (options.resume or options.overwrite):  # before the plan of the run that is there would be replaced
+        find_state(out / STATES, {}, resume=False, overwrite=False, say=say)
+        finished_report(out, {}, resume=False, overwrite=False)
+    if source:
+        read_info(source)  # before the data is read: a wrong path must show at once
 
     fragments = _labelled(open_fragments(options.data), say)
     layers = min(fragment.depth for fragment in fragments.values())
-    depth, tile = options.depth or min(card.depth, max(layers, 1)), options.tile or card.tile
-    torch.manual_seed(config.seed)
-    model = create_model(name, depth=depth, tile=tile)  # before the data is read: a wrong tile must show at once
-    recipe = load_recipe(options.recipe).with_(tile=tile, samples=options.samples)
+    depth = min(card.depth, max(layers, 1)) if options.depth is None else options.depth
+    tile = card.tile if options.tile is None else options.tile
     buffer = options.buffer if options.buffer is not None else tile
     fold = _fold(options.fold, fragments, buffer, config.seed)
     region = fold.train if fold else {name: (whole(fragment.shape),) for name, fragment in fragments.items()}
     refuse_test_phantoms(fragments, region)
+    seen = list(dict.fromkeys([*region, *(fold.calibration if fold else ())]))
+    tasks = read_tasks(options.tasks, seen, list(fragments))
+    chosen = with_tasks(chosen, tasks)
+    torch.manual_seed(config.seed)
+    model = create_model(name, depth=depth, tile=tile, classes=options.classes, **chosen)  # before tiles are chosen
+    budget = room(options.vram, options.ram, model, device)
+    recipe = load_recipe(options.recipe).with_(tile=tile, samples=options.samples)
 
-    say(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, {depth} layers of {tile} px, on {device}")
+    every = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    part = "" if trained == every else f" ({trained:,} of them trained)"
+    begins = f"starts from {weights or 'random weights'}"
+    say(f"{name}: {every:,} parameters{part}, {begins}, {depth} layers of {tile} px, on {device}")
     say(f"settings: {settings or 'the defaults'}, and the command line")
     for fragment in fragments.values():
         for note in fragment.notes:
             say(f"{fragment.name}: {note}")
     say(_left_out(fold))
+    if tasks is not None:
+        say(_told_tasks(tasks, fold))
     contract = fit_contract(
         fragments, region, depth=depth, tile=tile, offset=options.offset, clip=options.clip, seed=config.seed
     )
     table, report = build_table(fragments, region, recipe, seed=config.seed)
     if fold:
         leak_report(table, tile, fold).check()
-    Console(stderr=True).print(report.table())
+    tables.print(report.table())
 
+    if source:
+        start_from(model, source, say)
+        started_from = source_of(source, fold, contract, say)
     record = {
         "data": absolute_data(options.data),
         "recipe": recipe.model_dump(mode="json"),
         "fold": fold.as_dict() if fold else None,
+        "train_rects": {name: [list(rect) for rect in rects] for name, rects in region.items()},
+        "tasks": tasks,
+        "weights": weights or "random",
+        "started_from": started_from,
     }
-    dataset = TileDataset(fragments, table, contract)
+    dataset = TileDataset(fragments, table, contract, tasks)
+    validation = _validation(fragments, fold, contract, tasks) if config.validate_every else None
+    if rank() == 0:
+        keep_source(started_from, out)
+        if not options.resume:
+            forget(out)
+    recalled = recall(config, out, say) if options.resume else None
+    if recalled is not None:
+        config = recalled
+    elif budget is not None:
+        different = len(set(tasks.values())) if tasks else 0
+        config = plan_batches(
+            model, config, budget, device=device, name=name, options=chosen, tasks=different, say=say
+        ).config
+        keep(config, out)
     try:
-        with show_progress(name) as on_progress:
+        with held_to(budget, device), show_progress(name) as on_progress:
             done = train(
-                model, dataset, config, device=device, out=out, on_progress=on_progress, name=name, record=record
+                model,
+                dataset,
+                config,
+                device=device,
+                out=out,
+                validation=validation,
+                resume=options.resume,
+                overwrite=options.overwrite,
+                parallel=options.parallel,
+                profile=options.profile,
+                on_progress=on_progress,
+                say=say,
+                name=name,
+                options=chosen,
+                record=record,
             )
     except TrainingInterrupted as stop:
-        print(stop, file=sys.stderr)
+        say(str(stop))
         return INTERRUPTED
     say(
         f"{done.steps} steps in {duration(done.seconds)} in {done.precision}, loss {done.losses['loss']:.4f}, "
         f"peak {done.peak_kind} {done.peak_bytes / 2**20:,.0f} MiB"
     )
-    print(done.checkpoint)
+    if done.laps:
+        tables.print(laps_table(done.laps))
+    if rank() == 0:
+        print(done.checkpoint)
     return 0
 
 
@@ -115,11 +186,14 @@ def _warnings_as_lines(say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _settings_file(config: str | None, family: str) -> Path | None:
-    """The file that --config names, else the family's; None where it has none."""
-    if config:
-        return config_path("train", config)
-    return config_path("train", family) if family in list_configs("train") else None
+def _source(options: TrainOptions, out: Path, say: Callable[[str], None]) -> tuple[Path | None, dict[str, Any] | None]:
+    """The checkpoint to start from; and what is known of the one that a run started from which goes on."""
+    if options.start_from or not options.resume:
+        return options.start_from, None
+    recalled = recall_source(out, say)
+    if recalled and not states(out / STATES):  # stopped before it kept anything: it starts once more
+        return Path(recalled["path"]), None
+    return None, recalled
 
 
 def _labelled(fragments: Mapping[str, Fragment], say: Callable[[str], None]) -> dict[str, Fragment]:
@@ -139,6 +213,25 @@ def _fold(number: int | None, fragments: Mapping[str, Fragment], buffer: int, se
         names = ", ".join(f"{index} {fold.name}" for index, fold in enumerate(there))
         raise ValueError(f"--fold {number} is not there; these are: {names}")
     return there[number]
+
+
+def _validation(
+    fragments: Mapping[str, Fragment], fold: Fold | None, contract: InputContract, tasks: Mapping[str, int] | None
+) -> TileDataset:
+    """The calibration strip that a fold leaves out, as grid tiles: ink at its natural prevalence."""
+    if fold is None:
+        raise ValueError("validate_every needs pixels that are left out; give --fold")
+    recipe = load_recipe("grid").with_(tile=contract.tile, samples=None)
+    table, _ = build_table(fragments, fold.calibration, recipe, seed=0)
+    return TileDataset(fragments, table, contract, tasks)
+
+
+def _told_tasks(tasks: Mapping[str, int], fold: Fold | None) -> str:
+    told = "tasks: " + ", ".join(f"{task} {name}" for name, task in sorted(tasks.items(), key=lambda item: item[1]))
+    without = [name for name in fold.test if name not in tasks] if fold else []
+    if without:
+        told += f"; {', '.join(without)} has none: to predict it, name the task that it comes nearest to"
+    return told
 
 
 def _left_out(fold: Fold | None) -> str:

@@ -12,6 +12,14 @@ from data_recipes.augment import AugmentSettings
 from data_recipes.schema import describe, read_yaml
 
 BUDGET = ("steps", "minutes")
+# How the work is done and recorded, and a run may go on under others. To the same weights but for rounding, save that
+# smaller micro-batches give BatchNorm fewer tiles to average over and region losses a part of the batch at a time.
+_HOW = {"micro_batch", "checkpoint_minutes", "checkpoint_steps", "channels_last", "grad_checkpointing", "compile"} | {
+    "tensorboard",
+    "log_every",
+    "cache_tiles",
+    "num_workers",
+}
 
 
 class TrainConfig(BaseModel):
@@ -19,21 +27,37 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    loss: str | dict[str, float] = Field("focal+jaccard+ms_ssim", description="names joined by +, or name -> weight")
+    loss: str | dict[str, float | dict[str, float]] = Field(
+        "focal+jaccard+ms_ssim", description="names joined by +, or name -> weight, or name -> {weight, parameters}"
+    )
     smoothing: float = Field(0.0, ge=0, lt=0.5, description="labels from smoothing to 1 − smoothing")
     lr: float = Field(1e-3, gt=0, description="learning rate at its highest")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="rate of a layer to that of the one behind it (ViTs)")
     weight_decay: float = Field(0.05, ge=0, description="not on biases and norms")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the budget in which the rate rises; .3 for one cycle")
+    schedule: Literal["cosine", "step"] = Field("cosine", description="step: a tenth from 2/3 and again from 26/27 on")
     clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null: not clipped")
-    batch_size: int = Field(24, ge=1)
+    batch_size: int = Field(24, ge=1, description="tiles a step, over all devices and micro-batches together")
+    micro_batch: int | None = Field(None, ge=1, description="tiles at once on a device; null: its whole share")
+    sample_losses: bool = Field(False, description="the mean of each tile's loss, not one loss over the batch")
     steps: int | None = Field(1000, ge=1)
     minutes: float | None = Field(None, gt=0, description="wall time with data loading, without evaluation")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0)
     augment: AugmentSettings | None = Field(AugmentSettings.model_validate({}), description="null: none")
     degrade: Literal["zmean", "zshuffle"] | None = Field(None, description="input robbed of depth, as a control")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of the weights, which is kept")
+    average_last: int = Field(0, ge=0, description="keep the mean of so many sets of weights, 1 % of the budget apart")
+    validate_every: int | None = Field(None, ge=1, description="steps between validations, on tiles left out for it")
+    patience: int | None = Field(None, ge=1, description="stop after so many validations without a better AP")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="between two states that --resume can go on from")
+    checkpoint_steps: int | None = Field(None, ge=1, description="the same in steps, besides the minutes")
     channels_last: bool = Field(True, description="channels innermost; on a CPU in bf16 1.1 to 1.7 times as fast")
+    grad_checkpointing: bool = Field(False, description="compute activations again instead of keeping them")
+    compile: bool = Field(False, description="torch.compile the model")
+    tensorboard: bool = Field(False, description="scalars and predicted tiles under OUT/tensorboard")
     log_every: int = Field(10, ge=1, description="steps between two lines of the log")
+    cache_tiles: bool = Field(False, description="keep tiles in shared memory once read; for compressed layers")
     num_workers: int | None = Field(None, ge=0, description="reading processes; null: by the number of cores")
 
     @model_validator(mode="before")
@@ -48,7 +72,17 @@ class TrainConfig(BaseModel):
         if (self.steps is None) == (self.minutes is None):
             got = "neither" if self.steps is None else f"steps={self.steps} and minutes={self.minutes}"
             raise ValueError(f"the budget is steps or minutes, exactly one of them; got {got}")
+        if self.ema and self.average_last:
+            raise ValueError(
+                f"ema={self.ema} and average_last={self.average_last}: there is one way to average; drop one"
+            )
+        if self.patience and not self.validate_every:
+            raise ValueError(f"patience={self.patience} counts validations, and there are none; set validate_every")
         return self
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the weights that come out; the rest is how the work is done and recorded."""
+        return self.model_dump(mode="json", exclude=_HOW)
 
 
 def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:

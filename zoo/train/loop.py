@@ -1,86 +1,52 @@
-"""The training loop, top to bottom: batch, augment, heads, loss, backward, clip, step, log.
+"""The training loop, top to bottom: batch, augment, heads, loss, backward, clip, step, average, log, keep.
 
 Every random choice of a step is a function of (seed, step) alone: which tiles, how they are augmented, what dropout
-drops. So two runs of one configuration on one device see the same, whatever else the process did before.
+drops. So two runs of one configuration on one device see the same, whatever else the process did before, and a run that
+is gone on from a saved state ends with the weights of the run that was never stopped.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import signal
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import types
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from data_recipes.augment import augment
+from data_recipes.files import remove_partials
+from data_recipes.tile_cache import CachedTiles
 from data_recipes.tiles import TileDataset
+from zoo.adapter import save_adapter_if_lora
 from zoo.checkpoint import save_checkpoint
 from zoo.degrade import degrade
 from zoo.device import to_channels_last
-from zoo.losses import make_loss
-from zoo.memory import PeakMemory, one_memory_error
+from zoo.losses import InkLoss, make_loss
+from zoo.memory import PeakMemory, one_memory_error, out_of_memory
 from zoo.models.base import Heads, InkModel
+from zoo.train.average import averaged_weights, make_average, update_average
 from zoo.train.batches import make_loader, step_seed, to_device
 from zoo.train.config import TrainConfig
-from zoo.train.optim import make_fabric, make_optimizer, schedule, training_precision
+from zoo.train.engine import Parallel, make_fabric, training_precision
+from zoo.train.interrupt import TrainingInterrupted, any_process, stop_signals
+from zoo.train.laps import AUGMENTATION, BACKWARD, COPYING, FORWARD, OPTIMIZER, REST, WAITING, Laps
+from zoo.train.log import RunLog, curve, mean_of, read_log
+from zoo.train.optim import make_optimizer, schedule
 from zoo.train.progress import Progress
+from zoo.train.report import TrainingDiverged, TrainReport, finished_report, keep_report
+from zoo.train.state import Counters, drop_states, find_state, identity, in_full, load_state, save_state
+from zoo.train.validate import validate
 
-CURVE_POINTS = 200
+STATES = "state"
+_MOST_SKIPPED = 30  # steps in a row: an overflow of 2¹⁶, the scale that fp16 starts with, is over after 16
+_A_TILE = ("iou", "masks", "presence")  # what of Heads.aux has a row a tile
 _MEMORY_ADVICE = "use a smaller batch, tile or depth, bf16, or a smaller variant of the model"
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a finished run did.
-
-    Attributes:
-        steps, seconds, samples: of the loop, data loading included.
-        step_seconds: median over the steps.
-        losses: `loss` and its parts, means over the last tenth of the steps.
-        curve: (step, mean loss since the point before), at most `CURVE_POINTS`.
-        peak_bytes, peak_kind, peak_reserved: as `zoo.memory.PeakMemory` has them, the weights among them.
-        precision, device: what was used.
-        checkpoint, log: where they lie.
-    """
-
-    steps: int
-    seconds: float
-    samples: int
-    step_seconds: float
-    losses: dict[str, float]
-    curve: list[tuple[int, float]]
-    peak_bytes: int
-    peak_kind: str
-    peak_reserved: int | None
-    precision: str
-    device: str
-    checkpoint: str
-    log: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; what was trained so far lies in `checkpoint`."""
-
-    def __init__(self, step: int, checkpoint: Path):
-        super().__init__(f"interrupted after step {step}: the model as it was then is in {checkpoint}")
-        self.step = step
-        self.checkpoint = checkpoint
-
-
-class TrainingDiverged(ValueError):
-    """The loss or its gradient is not finite; the message names the batch's tiles."""
 
 
 def train(
@@ -90,7 +56,13 @@ def train(
     *,
     device: torch.device | str,
     out: str | Path,
+    validation: TileDataset | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    parallel: Parallel = "ddp",
+    profile: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
     name: str | None = None,
     options: Mapping[str, Any] | None = None,
     record: Mapping[str, Any] | None = None,
@@ -98,149 +70,301 @@ def train(
     """Train `model` in place on tiles of (1, D, H, W); write `out`/last.safetensors and `out`/log.jsonl.
 
     Args:
+        validation: tiles left out, for `config.validate_every`; the best of them is kept as `out`/best.safetensors.
+        resume: go on from the newest whole state in `out`/state; from the beginning where there is none; a run that has
+            ended is left as it is.
+        overwrite: start anew where `out` holds a run.
+        parallel: how several processes share the work, see `zoo.train.engine.make_fabric`.
+        profile: measure what a step's time goes to; on a GPU this waits after each part, and costs a little.
+        say: takes a line on what was decided on the way (a state that was damaged, a smaller micro-batch).
         name, options: what `create_model` was given, for the checkpoint; the card's name and no options by default.
         record: what else belongs into the checkpoint's configuration (recipe, fold, data), beside `train`.
 
     Raises:
-        TrainingInterrupted: Ctrl-C or SIGTERM, after the checkpoint was written.
-        TrainingDiverged: a loss or gradient that is not finite; no checkpoint is written.
-        zoo.memory.OutOfMemoryError: with what to change.
-        ValueError: no tiles, tiles the model cannot take, or nothing to train.
+        TrainingInterrupted: Ctrl-C or SIGTERM, after checkpoint and state were written.
+        TrainingDiverged: a loss or gradient that is not finite, after the weights from before it were written.
+        zoo.memory.OutOfMemoryError: not even one tile at a time fits; with what to change.
+        OSError: a state or checkpoint cannot be written; those written before are as they were.
+        ValueError: no tiles, tiles the model cannot take, nothing to train, or `out` holds a run that is neither to be
+            resumed nor overwritten, or has other settings.
     """
     if not len(dataset):
         raise ValueError("there is not one tile to train on: check label and papyrus, or loosen the recipe")
-    device, out, name = torch.device(device), Path(out), name or model.card.name
+    if config.validate_every and not (validation is not None and len(validation)):
+        raise ValueError(f"validate_every={config.validate_every}, but no tiles are left out to validate on")
+    if parallel == "fsdp" and (config.ema or config.average_last):
+        raise ValueError("ema and average_last need the whole weights on each device; take ddp, or drop them")
+    out, name = Path(out), name or model.card.name
     out.mkdir(parents=True, exist_ok=True)
-    precision = training_precision(config.precision, model, device)
-    fabric = make_fabric(device, precision)
+    precision = training_precision(config.precision, model, torch.device(device))
+    fabric = make_fabric(torch.device(device), precision, parallel)
+    device, rank, first = fabric.device, fabric.global_rank, fabric.is_global_zero
+    if first:
+        remove_partials(out)
+        remove_partials(out / STATES)
+    who = identity(name, options or {}, model, dataset, config.deciding())
+    ended = finished_report(out, who, resume=resume, overwrite=overwrite)
+    if ended is not None:
+        say(f"{out} holds this run, and it has ended; nothing is left to do")
+        return ended
+    found = find_state(out / STATES, who, resume=resume, overwrite=overwrite, say=say)
+    if found is not None:
+        say(f"going on after step {found[1].step}, from {found[0].name}")
+    elif resume:
+        say(f"nothing to resume in {out}: starting from the beginning")
+    most = _share_of_batch(config, fabric.world_size)
+    at = found[1] if found else Counters(micro_batch=min(config.micro_batch or most, most))
     loss_of = make_loss(config.loss, smoothing=config.smoothing, classes=model.classes)
-    history: list[dict[str, float]] = []
+    laps = Laps(device, enabled=profile)
     times: list[float] = []
 
-    def save() -> Path:
-        whole = {"train": config.model_dump(mode="json"), **(record or {})}
-        return save_checkpoint(
-            out / "last.safetensors", model, name=name, options=options or {}, contract=dataset.contract, config=whole
-        )
-
     with (
-        (out / "log.jsonl").open("w") as log,
         one_memory_error(f"training {name}", _MEMORY_ADVICE),
         PeakMemory(device, model) as peak,
         stop_signals() as stopped,
+        RunLog(out, step=at.step, tensorboard=config.tensorboard, active=first) as log,
     ):
         model.to(device).train()
-        if config.channels_last:
+        if config.channels_last and parallel != "fsdp":  # it shards contiguous weights only
             to_channels_last(model)
-        engine, optimizer = fabric.setup(model, make_optimizer(model, config, device))
+        model.set_grad_checkpointing(config.grad_checkpointing)
+        average = make_average(model, config)
+        if config.compile:  # bound again, because Fabric marks methods only
+            model.heads = types.MethodType(torch.compile(type(model).heads), model)
+        engine = fabric.setup_module(model)
         engine.mark_forward_method("heads")
-        batches = iter(make_loader(dataset, config.batch_size, config.seed, device, config.num_workers))
-        step, share = 0, 0.0
-        start = now = time.perf_counter()
-        while share < 1:
-            began = time.perf_counter()
-            rate = config.lr * schedule(share, config.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        made = make_optimizer(model, config, device)  # not before: FSDP replaces the parameters
+        optimizer = cast(Optimizer, fabric.setup_optimizers(made))
+        scaler = getattr(fabric.strategy.precision, "scaler", None)  # of fp16
+        if found:
+            load_state(found[0], model, optimizer, average)
+            if scaler is not None and at.scaler:
+                scaler.load_state_dict(at.scaler)
 
-            batch = to_device(next(batches), device)
-            torch.manual_seed(step_seed(config.seed, step, "model"))
+        def keep(file: str) -> Path:
+            weights = model.state_dict() if average is None else averaged_weights(average, model)
+            whole = {key: in_full(tensor) for key, tensor in weights.items()}
+            about = {"train": config.model_dump(mode="json"), "identity": who, **(record or {})}
+            if first:
+                with peak.paused():
+                    save_checkpoint(
+                        out / file,
+                        model,
+                        name=name,
+                        options=options or {},
+                        contract=dataset.contract,
+                        config=about,
+                        weights=whole,
+                    )
+                    save_adapter_if_lora(out / f"adapter-{file}", model, whole)
+            return out / file
+
+        def keep_state() -> None:
+            at.scaler = {} if scaler is None else scaler.state_dict()
+            with peak.paused():
+                save_state(out / STATES, model, optimizer, average, at, who, write=first)
+
+        loader = make_loader(
+            CachedTiles(dataset) if config.cache_tiles else dataset,
+            config.batch_size,
+            config.seed,
+            device,
+            config.num_workers,
+            first=at.step,
+            rank=rank,
+            processes=fabric.world_size,
+        )
+        batches = iter(loader)
+        start, saved = time.perf_counter() - at.seconds, time.perf_counter()
+        share = _share(config, at)
+        while share < 1:
+            laps.begin()
+            began = time.perf_counter()
+            rate = config.lr * schedule(share, config.warmup, config.schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["lr_scale"]
+
+            batch = next(batches)
+            laps.lap(WAITING)
+            batch = to_device(batch, device)
+            laps.lap(COPYING)
             if config.augment is not None:
-                draws = torch.Generator().manual_seed(step_seed(config.seed, step, "augment"))
-                batch = augment(batch, draws, config.augment)
-            volume = degrade(batch["volume"], config.degrade)
+                draws = torch.Generator().manual_seed(step_seed(config.seed, at.step, "augment"))
+                mine = slice(rank, None, fabric.world_size)  # of draws for the whole step
+                batch = augment(batch, draws, config.augment, classes=model.classes, rows=mine, of=config.batch_size)
+            volume, task = degrade(batch["volume"], config.degrade), batch.get("task")
             if config.channels_last:
                 volume = volume.contiguous(memory_format=torch.channels_last_3d)
             model.check_input(volume)
+            laps.lap(AUGMENTATION)
 
-            with fabric.autocast():  # on one device Fabric calls a marked method without its autocast
-                heads = engine.heads(volume)
-            loss, parts = loss_of(in_float32(heads), batch["label"], batch["mask"])
-            fabric.backward(loss)
+            before = [buffer.clone() for buffer in model.buffers()]  # a step that fails leaves no trace in the norms
+            losses: dict[str, Tensor] | None = None
+            while losses is None:
+                torch.manual_seed(step_seed(config.seed, at.step, "model", rank))
+                try:
+                    losses = {}
+                    for part, weight, last in _micro_batches(len(volume), at.micro_batch):
+                        label, mask = batch["label"][part], batch["mask"][part]
+                        with fabric.no_backward_sync(engine, enabled=not last):
+                            with fabric.autocast():  # on one device Fabric calls a marked method without its autocast
+                                heads = engine.heads(volume[part], None if task is None else task[part])
+                            laps.lap(FORWARD)
+                            loss, parts = _loss(loss_of, in_float32(heads), label, mask, config.sample_losses)
+                            fabric.backward(loss * weight)
+                        for key, value in {"loss": loss.detach(), **parts}.items():
+                            losses[key] = losses.get(key, 0.0) + value * weight
+                        laps.lap(BACKWARD)
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error) or at.micro_batch == 1 or fabric.world_size > 1:
+                        raise
+                    losses, at.micro_batch = None, at.micro_batch // 2
+                    heads = loss = parts = None  # or the graph of the attempt would be kept beside the next one
+                    say(
+                        f"out of memory in step {at.step + 1}: going on with {at.micro_batch} tiles at once, "
+                        f"{config.batch_size} a step as before"
+                    )
+                    optimizer.zero_grad(set_to_none=True)
+                    _put_back(model, before)
+                    if device.type == "cuda":
+                        torch.cuda.empty_cache()
+
             highest = config.clip_norm or math.inf
             norm = fabric.clip_gradients(engine, optimizer, max_norm=highest, error_if_nonfinite=False)
-            norm = math.inf if norm is None else float(norm)
-            losses = {"loss": float(loss.detach()), **{key: float(part) for key, part in parts.items()}}
-            if not (math.isfinite(losses["loss"]) and math.isfinite(norm)):
-                raise TrainingDiverged(f"{name}: {_not_finite(losses, step)}; its tiles: {_where(dataset, batch)}")
+            norm = math.inf if norm is None else float(in_full(norm))
+            means = fabric.all_reduce(torch.stack(list(losses.values())), reduce_op="mean")
+            values = dict(zip(losses, means.tolist(), strict=True))  # pyright: ignore[reportAttributeAccessIssue]
+            finite = math.isfinite(values["loss"]) and math.isfinite(norm)
+            overflow = scaler is not None and math.isfinite(values["loss"]) and not finite
+            at.skipped = at.skipped + 1 if overflow else 0  # the scaler lowers its scale, and skips the step itself
+            if not finite and not 0 < at.skipped <= _MOST_SKIPPED:
+                _put_back(model, before)
+                keep_state()
+                raise TrainingDiverged(
+                    f"{name}: {_not_finite(values, at.step)}; its tiles: {_where(dataset, batch)}; "
+                    f"the weights from before it are in {keep('last.safetensors')}"
+                )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            laps.lap(OPTIMIZER)
 
-            step += 1
             now = time.perf_counter()
-            history.append(losses)
             times.append(now - began)
-            share = (now - start) / (60 * config.minutes) if config.minutes else step / (config.steps or 1)
-            if step == 1 or step % config.log_every == 0 or share >= 1:
-                _log(log, step, _mean(history[-config.log_every :]), rate, norm, now - start)
-            if on_progress is not None:
-                left = (now - start) * max(0.0, 1 / share - 1)
+            at.step, at.seconds = at.step + 1, fabric.broadcast(now - start)
+            at.unlogged.append(values)
+            earlier, share = share, _share(config, at)
+            if average is not None and not overflow:
+                update_average(average, model, config, earlier, share)
+            if at.step == 1 or at.step % config.log_every == 0 or share >= 1:
+                line = {**mean_of(at.unlogged), "lr": rate, "grad_norm": norm, "seconds": round(at.seconds, 3)}
+                log.write(at.step, line)
+                at.unlogged = []
+            if on_progress is not None and first:
+                left = at.seconds * max(0.0, 1 / share - 1)
                 speed = 1 / statistics.median(times[-20:])
-                on_progress(Progress(step, min(share, 1.0), losses["loss"], speed, now - start, left))
-            if stopped.is_set() and share < 1:
-                raise TrainingInterrupted(step, save())
+                on_progress(Progress(at.step, min(share, 1.0), values["loss"], speed, at.seconds, left))
+            if config.validate_every and validation and (at.step % config.validate_every == 0 or share >= 1):
+                scored = model if average is None else average.module
+                stood = time.perf_counter()
+                score = validate(fabric, scored, validation, config, model.classes)
+                start += time.perf_counter() - stood  # minutes are of training
+                log.write(at.step, {"validation_ap": score.ap, "validation_dice": score.dice}, score.tiles)
+                at.since_best += 1
+                if not math.isfinite(score.ap):
+                    raise ValueError("the tiles to validate on hold no ink, so AP says nothing; take another --fold")
+                if at.best is None or score.ap > at.best:
+                    at.best, at.since_best = score.ap, 0
+                    keep("best.safetensors")
+                if config.patience and at.since_best >= config.patience:
+                    say(
+                        f"stopped at step {at.step}: {config.patience} validations were no better than AP {at.best:.4f}"
+                    )
+                    break
+            due = time.perf_counter() - saved > 60 * config.checkpoint_minutes
+            due = due or bool(config.checkpoint_steps and at.step % config.checkpoint_steps == 0)
+            stop, due = any_process(fabric, stopped.is_set(), due)
+            if share < 1 and (stop or due):
+                keep_state()
+                saved = time.perf_counter()
+                if stop:
+                    raise TrainingInterrupted(at.step, keep("last.safetensors"))
+            laps.lap(REST)
+        checkpoint = keep("last.safetensors")
 
-    checkpoint = save()
-    return TrainReport(
-        steps=step,
-        seconds=now - start,
-        samples=step * config.batch_size,
-        step_seconds=statistics.median(times),
-        losses=_mean(history[-max(1, step // 10) :]),
-        curve=thin([losses["loss"] for losses in history]),
+    lines = [line for line in read_log(out / "log.jsonl") if "loss" in line]
+    late = [line for line in lines if line["step"] > 0.9 * at.step] or lines
+    report = TrainReport(
+        steps=at.step,
+        seconds=at.seconds,
+        samples=at.step * config.batch_size,
+        step_seconds=statistics.median(times) if times else at.seconds / max(1, at.step),
+        losses={
+            key: value for key, value in mean_of(late).items() if key not in ("step", "lr", "grad_norm", "seconds")
+        },
+        curve=curve(out / "log.jsonl"),
         peak_bytes=peak.bytes,
         peak_kind=peak.kind,
         peak_reserved=peak.reserved,
         precision=precision,
         device=str(device),
+        micro_batch=at.micro_batch,
+        best_ap=at.best,
         checkpoint=str(checkpoint),
         log=str(out / "log.jsonl"),
+        laps=laps.per_step(),
     )
+    if first:
+        keep_report(out, report, who)
+        drop_states(out / STATES)
+    return report
 
 
-@contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second Ctrl-C interrupts at once. Main thread only."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
+def _share_of_batch(config: TrainConfig, processes: int) -> int:
+    """Tiles of a step that one process takes."""
+    if config.batch_size % processes:
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be shared by {processes} processes; take a multiple of {processes}"
+        )
+    return config.batch_size // processes
 
-    def on_signal(number: int, _frame: object) -> None:
-        if event.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        event.set()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _share(config: TrainConfig, at: Counters) -> float:
+    """Of the budget, what is spent."""
+    return at.seconds / (60 * config.minutes) if config.minutes else at.step / (config.steps or 1)
+
+
+def _micro_batches(size: int, most: int) -> Iterator[tuple[slice, float, bool]]:
+    """(rows, their share of the step, whether they are the last) of each part of at most `most` rows."""
+    for begin in range(0, size, most):
+        end = min(begin + most, size)
+        yield slice(begin, end), (end - begin) / size, end == size
+
+
+def _loss(loss_of: InkLoss, heads: Heads, label: Tensor, mask: Tensor, each: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch and its parts; with `each`, the mean over its tiles of the loss of each tile alone."""
+    if not each:
+        return loss_of(heads, label, mask)
+    losses, parts = [], []
+    for row in range(len(label)):
+        one = slice(row, row + 1)
+        aux = {key: value[one] for key, value in heads.aux.items() if key in _A_TILE}
+        alone = Heads([logits[one] for logits in heads.logits], aux)
+        loss, values = loss_of(alone, label[one], mask[one])
+        losses.append(loss)
+        parts.append(values)
+    return torch.stack(losses).mean(), {key: torch.stack([part[key] for part in parts]).mean() for key in parts[0]}
+
+
+def _put_back(model: InkModel, buffers: list[Tensor]) -> None:
+    with torch.no_grad():
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
 
 
 def in_float32(heads: Heads) -> Heads:
     """The heads with everything that was computed in half precision brought to float32."""
     aux = {key: value.float() if value.is_floating_point() else value for key, value in heads.aux.items()}
     return Heads([logits.float() for logits in heads.logits], aux)
-
-
-def thin(values: Sequence[float], points: int = CURVE_POINTS) -> list[tuple[int, float]]:
-    """(last step, mean) of at most `points` stretches of equal length to a step."""
-    count = len(values)
-    ends = sorted({count * (k + 1) // min(points, count) for k in range(min(points, count))})
-    starts = [0, *ends[:-1]]
-    return [(end, statistics.fmean(values[begin:end])) for begin, end in zip(starts, ends, strict=True)]
-
-
-def _mean(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {key: statistics.fmean(entry[key] for entry in losses) for key in losses[0]}
-
-
-def _log(log: TextIO, step: int, losses: Mapping[str, float], rate: float, norm: float, seconds: float) -> None:
-    line = {"step": step, **losses, "lr": rate, "grad_norm": norm, "seconds": round(seconds, 3)}
-    log.write(json.dumps(line) + "\n")
-    log.flush()
 
 
 def _not_finite(losses: Mapping[str, float], step: int) -> str:

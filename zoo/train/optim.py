@@ -1,77 +1,57 @@
-"""The arithmetic of a training run, its optimizer and schedule, and the engine that runs them on a device."""
+"""The optimizer of a training run and the schedule of its learning rate."""
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from typing import Literal
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
-from zoo.device import Precision, resolve_precision
+from zoo.models.base import InkModel
 from zoo.train.config import TrainConfig
 
 _FIRST_RATE = 0.04  # share of the highest rate that a warm-up starts from: a first step at 0 would be lost
 
 
-def training_precision(asked: Precision, model: nn.Module, device: torch.device) -> Literal["fp32", "bf16"]:
-    """What to train `model` in: as `resolve_precision`, but fp32 where bf16 gradients could be wrong, with a warning.
+def make_optimizer(model: InkModel, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW; no weight decay on biases, norms and other vectors, nor on what the model's `no_weight_decay` names.
 
-    On a CPU, PyTorch's own 3D convolutions leave parts of the kernel's gradient unwritten in bf16 where there are fewer
-    layers than the kernel has and Z is padded (`zoo.models.layers.conv3d`, which does not). How many layers reach a
-    convolution is not known beforehand, so any of them that pads Z counts.
-    """
-    precision = resolve_precision(asked, device)
-    if precision == "bf16" and device.type == "cpu":
-        unsafe = [name for name, module in model.named_modules() if isinstance(module, nn.Conv3d) and _pads_z(module)]
-        if unsafe:
-            warnings.warn(
-                f"trained in fp32, not bf16: {unsafe[0]} is an nn.Conv3d that pads Z, whose bf16 gradients on a CPU "
-                "can be wrong; zoo.models.layers.Conv3d can be trusted in bf16",
-                stacklevel=2,
-            )
-            return "fp32"
-    return precision
+    Parameters that are frozen are left out.
 
-
-def _pads_z(conv: nn.Conv3d) -> bool:
-    padded = conv.padding == "same" if isinstance(conv.padding, str) else conv.padding[0] > 0
-    return conv.kernel_size[0] > 1 and padded
-
-
-def make_fabric(device: torch.device, precision: str) -> Fabric:
-    """Lightning Fabric for one device, in "fp32" or "bf16" (weights stay in fp32)."""
-    # it announces the precision on stderr, which the command does in its own words
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    return Fabric(
-        accelerator=device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW; no weight decay on biases, norms and other vectors. Parameters that are frozen are left out.
+    A group's `lr_scale` is its share of the learning rate, by `config.layer_decay` and the model's order of layers.
 
     Raises:
         ValueError: there is nothing to train.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
+    scales = model.learning_rate_scales(config.layer_decay) if config.layer_decay < 1 else {}
+    exempt = model.no_weight_decay()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = config.weight_decay if parameter.ndim > 1 and name not in exempt else 0.0
+            groups.setdefault((scales.get(name, 1.0), decay), []).append(parameter)
+    if not groups:
         raise ValueError(f"{type(model).__name__}: not one parameter can be trained; all are frozen or there are none")
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), fused=device.type == "cuda")
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+            for (scale, decay), parameters in sorted(groups.items(), key=lambda item: (-item[0][0], -item[0][1]))
+        ],
+        lr=config.lr,
+        betas=(0.9, 0.999),
+        fused=device.type == "cuda",
+    )
 
 
-def schedule(share: float, warmup: float) -> float:
-    """Learning rate as a share of the highest, at a share of the budget: a linear rise, then half a cosine to 0."""
+def schedule(share: float, warmup: float, kind: Literal["cosine", "step"] = "cosine") -> float:
+    """Learning rate as a share of the highest, at a share of the budget: a linear rise, then as `kind` says.
+
+    `cosine`: half a cosine to 0. `step`: a tenth from 2/3 of the budget on, a hundredth from 26/27 on, where SAM's
+    schedule has its steps (60,000 and 86,666 of 90,000; Kirillov et al. 2023).
+    """
     if share < warmup:
         return _FIRST_RATE + (1 - _FIRST_RATE) * share / warmup
+    if kind == "step":
+        return 0.1 ** ((share >= 2 / 3) + (share >= 26 / 27))
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (share - warmup) / (1 - warmup))))
