@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from filelock import FileLock
+from rich.console import Console
 
 from data_recipes.fragment import Fragment
 from data_recipes.regions import Rect
@@ -21,6 +24,7 @@ from zoo.bench.command import _check_models as check_models
 from zoo.bench.floors import fit_allink, fit_layout
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.result import Result, load_result
+from zoo.bench.runner import LOCK_FILE, run_all
 from zoo.bench.score import BLOCK_FILE, score
 from zoo.bench.suite import ModelEntry, Suite, load_suite
 from zoo.configs import list_configs
@@ -279,3 +283,30 @@ def test_a_models_own_settings_are_taken_where_it_starts_from_given_weights() ->
     runs = plan(suite(tile=16, models=rows, floors=[]), fragments, [0])
     rates = {run.label: (run.train["lr"], run.train.get("layer_decay", 1.0)) for run in runs}
     assert rates == {"sam_vit_b": (1e-3, 1.0), "pretrained": (8e-4, 0.6)}
+
+
+def test_a_run_that_another_bench_is_at_is_left_to_it_and_waited_for(tmp_path: Path, monkeypatch) -> None:
+    label = np.eye(1024, dtype=np.uint8)
+    fragments = {"a": fragment(label), "b": fragment(label, "b")}
+    specs = plan(suite(), fragments, [0, 1])[:2]
+    ran: list[str] = []
+
+    def run(spec: RunSpec, folder: Path) -> Result:
+        ran.append(spec.run_id)
+        other.release()  # the other bench gets to the end of its run once ours is done
+        result = Result(run_id=spec.run_id, status="ok", spec=spec, quality={"dice": 0.5})
+        result.save(folder)
+        return result
+
+    monkeypatch.setattr("zoo.bench.runner._run", run)
+    monkeypatch.setattr("zoo.bench.runner._count_scoring", lambda spec: 1)
+    first = tmp_path / "runs" / specs[0].run_id
+    first.mkdir(parents=True)
+    other = FileLock(first / LOCK_FILE, thread_local=False)
+    other.acquire()
+    Result(run_id=specs[0].run_id, status="failed", reason="it fell ill", spec=specs[0]).save(first)
+    said = io.StringIO()
+    results = run_all(specs, tmp_path, Console(file=said, width=120))
+    assert ran == [specs[1].run_id]
+    assert [result.status for result in results] == ["failed", "ok"]
+    assert said.getvalue().index("another bench is at it") < said.getvalue().index("finished before, kept")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
@@ -19,29 +20,55 @@ from zoo.bench.result import RESULT_FILE, Result, load_result, write_whole
 from zoo.bench.worker import INTERRUPTED, SPEC_FILE, TRAINED_FILE
 
 LEDGER = "scored.txt"
+LOCK_FILE = ".lock"
 
 
 def run_all(specs: list[RunSpec], out: Path, console: Console) -> list[Result]:
-    """Run what is not finished yet; the results of all, in the plan's order. Ctrl-C raises KeyboardInterrupt."""
-    results: list[Result] = []
-    for number, spec in enumerate(specs, 1):
-        folder = out / "runs" / spec.run_id
-        head = f"[bold]{number}/{len(specs)}[/] {escape(spec.label)}  fold {escape(spec.fold)}  seed {spec.seed}"
+    """Run what is not finished yet; the results of all, in the plan's order. Ctrl-C raises KeyboardInterrupt.
+
+    Several benches may share a folder: a run that another one is at is left to it and waited for at the end, so that
+    the same command given twice shares the work out.
+    """
+    results: dict[int, Result] = {}
+    others: list[int] = []
+    for number in range(len(specs)):
+        try:
+            results[number] = _once(specs, number, out, console, wait=False)
+        except Timeout:
+            console.print(f"{_head(specs, number)}  [dim]another bench is at it[/]")
+            others.append(number)
+    for number in others:
+        results[number] = _once(specs, number, out, console, wait=True)
+    return [results[number] for number in range(len(specs))]
+
+
+def _head(specs: list[RunSpec], number: int) -> str:
+    spec = specs[number]
+    return f"[bold]{number + 1}/{len(specs)}[/] {escape(spec.label)}  fold {escape(spec.fold)}  seed {spec.seed}"
+
+
+def _once(specs: list[RunSpec], number: int, out: Path, console: Console, *, wait: bool) -> Result:
+    """The result of one run, made here unless there is one; Timeout where another bench is at it and `wait` is off."""
+    spec = specs[number]
+    folder = out / "runs" / spec.run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / LOCK_FILE, timeout=-1 if wait else 0):  # a killed process holds no lock
         done = finished(folder)
+        if done is None and wait and (folder / RESULT_FILE).is_file():
+            done = load_result(folder / RESULT_FILE)  # the other bench's run failed: not tried again at once
         if done is not None:
-            console.print(f"{head}  [dim]finished before, kept[/]")
+            console.print(f"{_head(specs, number)}  [dim]finished before, kept[/]")
+            return done
+        console.print(_head(specs, number))
+        done = _run(spec, folder)
+        if done.status == "ok":
+            done.times_scored = _count_scoring(spec)
+            done.save(folder)
+            auc = done.quality.get("auc")
+            console.print(f"    Dice {done.quality['dice']:.3f}" + (f"  AUC {auc:.3f}" if auc is not None else ""))
         else:
-            console.print(head)
-            done = _run(spec, folder)
-            if done.status == "ok":
-                done.times_scored = _count_scoring(spec)
-                done.save(folder)
-                auc = done.quality.get("auc")
-                console.print(f"    Dice {done.quality['dice']:.3f}" + (f"  AUC {auc:.3f}" if auc is not None else ""))
-            else:
-                console.print(f"    [red]{done.status.replace('_', ' ')}[/]: {escape(done.reason)}")
-        results.append(done)
-    return results
+            console.print(f"    [red]{done.status.replace('_', ' ')}[/]: {escape(done.reason)}")
+        return done
 
 
 def finished(folder: Path) -> Result | None:
@@ -54,7 +81,6 @@ def finished(folder: Path) -> Result | None:
 
 
 def _run(spec: RunSpec, folder: Path) -> Result:
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT_FILE).unlink(missing_ok=True)
     write_whole(folder / SPEC_FILE, spec.model_dump_json(indent=1))
     trained = spec.floor or (folder / TRAINED_FILE).is_file()  # a run whose scoring failed keeps its checkpoint
