@@ -36,7 +36,7 @@ format: $(STAMP)  ## put the code in the project's style
 	$(PY) -m ruff format .
 
 requirements:  ## resolve pyproject.toml into requirements.txt again (needs uv and the network)
-	uv pip compile pyproject.toml --extra dev --extra hub --universal --generate-hashes --python-version 3.11 \
+	uv pip compile pyproject.toml --extra dev --extra hub --extra cluster --universal --generate-hashes --python-version 3.11 \
 		--no-emit-index-url --no-annotate --no-header --output-file requirements.txt $(ARGS)
 
 clean:  ## remove caches and build products (keeps .venv and runs/)
