@@ -14,8 +14,9 @@ OWN = ("zoo", "data_recipes")
 
 # Module or package of zoo -> what it may import of zoo. Whatever lies inside a package may import that package.
 LEAVES = {"zoo.card", "zoo.configs", "zoo.metrics", "zoo.degrade", "zoo.device", "zoo.memory", "zoo.pretrained"}
+LEAVES |= {"zoo.ink_map"}
 MODEL = {"zoo.card", "zoo.models"}
-LIBRARY = LEAVES | MODEL | {"zoo", "zoo.registry", "zoo.losses", "zoo.significance"}
+LIBRARY = LEAVES | MODEL | {"zoo", "zoo.registry", "zoo.losses", "zoo.significance", "zoo.document_metrics"}
 LIBRARY |= {"zoo.adapter", "zoo.checkpoint", "zoo.cost"}
 COMMANDS = {"zoo.train", "zoo.predict", "zoo.evaluate", "zoo.explain"}
 ALLOWED: dict[str, set[str]] = {
@@ -24,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "zoo.losses": MODEL,
     "zoo.cost": MODEL,
     "zoo.significance": {"zoo.metrics"},
+    "zoo.document_metrics": {"zoo.metrics"},
     "zoo.registry": MODEL | {"zoo.configs"},
     "zoo.adapter": MODEL,
     "zoo.checkpoint": MODEL | {"zoo", "zoo.registry", "zoo.configs"},
@@ -37,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
 NEEDS_NO_DATA = {"zoo.card", "zoo.configs", "zoo.models", "zoo.losses"}
 MODEL_LIBRARIES = {"torch", "torchvision", "segment_anything", "segmentation_models_pytorch", "monai", "timm", "numpy"}
 TORCH_IN_DATA = {"data_recipes.tiles", "data_recipes.tile_cache", "data_recipes.augment"}  # and what lies inside them
+FREE_OF_TORCH = {"zoo.card", "zoo.configs", "zoo.metrics", "zoo.ink_map", "zoo.document_metrics", "zoo.evaluate"}
 TORCH_LIBRARIES = {"torch", "torchvision", "kornia", "monai", "timm", "lightning", "lightning_fabric"}
 
 
@@ -90,7 +93,7 @@ def _faults(name: str, source: str, is_package: bool = False) -> list[str]:
             faults.append(f"{target}: {part} knows nothing of files")
         if part == "zoo.models" and top not in MODEL_LIBRARIES | {*OWN} and top not in sys.stdlib_module_names:
             faults.append(f"{target}: a model imports torch, its own library, card and models")
-        if part in {"zoo.card", "zoo.configs", "zoo.metrics"} and top in TORCH_LIBRARIES:
+        if part in FREE_OF_TORCH and top in TORCH_LIBRARIES:
             faults.append(f"{target}: {part} must be free of torch")
     return faults
 
@@ -119,6 +122,8 @@ def test_every_part_has_its_arrows() -> None:
         ("zoo.train.loop", "from zoo.bench.plan import plan"),
         ("zoo.train.loop", "from zoo.predict.tiles import predict_region"),
         ("zoo.metrics", "import torch"),
+        ("zoo.evaluate.score", "import torch"),
+        ("zoo.ink_map", "from zoo.evaluate.score import evaluate"),
     ],
 )
 def test_an_arrow_against_the_flow_is_found(name: str, source: str) -> None:

@@ -22,12 +22,47 @@ _STEP = 2 * LOGIT_RANGE / BINS
 
 
 class Confusion(NamedTuple):
-    """Pixel counts at one threshold."""
+    """Pixel counts at one threshold, and the scores that need no more than these."""
 
     tp: int
     fp: int
     fn: int
     tn: int
+
+    @property
+    def pixels(self) -> int:
+        return sum(self)
+
+    def fbeta(self, beta: float) -> float:
+        """(1+β²)·TP / ((1+β²)·TP + β²·FN + FP); β = 1 is Dice."""
+        tp, fp, fn, _ = self
+        return _fbeta(tp, fp, fn, beta) if self.pixels else np.nan
+
+    def iou(self) -> float:
+        """TP / (TP + FP + FN)."""
+        tp, fp, fn, _ = self
+        if not self.pixels:
+            return np.nan
+        return tp / (tp + fp + fn) if tp + fp + fn else 1.0
+
+    def accuracy(self) -> float:
+        return _ratio(self.tp + self.tn, self.pixels)
+
+    def precision(self) -> float:
+        """TP / (TP + FP), NaN where no ink is predicted."""
+        return _ratio(self.tp, self.tp + self.fp)
+
+    def recall(self) -> float:
+        """TP / (TP + FN), NaN where there is no ink."""
+        return _ratio(self.tp, self.tp + self.fn)
+
+
+class Reliability(NamedTuple):
+    """One entry an interval of probability: where a calibrated map has both alike."""
+
+    probability: NDArray[np.float64]  # mean of the interval's pixels
+    ink: NDArray[np.float64]  # ink's share of them
+    pixels: NDArray[np.int64]
 
 
 @dataclass(eq=False)
@@ -84,19 +119,14 @@ class InkHistogram:
 
     def fbeta(self, threshold: float, beta: float) -> float:
         """(1+β²)·TP / ((1+β²)·TP + β²·FN + FP)."""
-        tp, fp, fn, _ = self.confusion(threshold)
-        return _fbeta(tp, fp, fn, beta) if self.pixels else np.nan
+        return self.confusion(threshold).fbeta(beta)
 
     def iou(self, threshold: float) -> float:
         """TP / (TP + FP + FN)."""
-        tp, fp, fn, _ = self.confusion(threshold)
-        if not self.pixels:
-            return np.nan
-        return tp / (tp + fp + fn) if tp + fp + fn else 1.0
+        return self.confusion(threshold).iou()
 
     def accuracy(self, threshold: float) -> float:
-        tp, _, _, tn = self.confusion(threshold)
-        return _ratio(tp + tn, self.pixels)
+        return self.confusion(threshold).accuracy()
 
     def best_threshold(self, beta: float = 1.0) -> float:
         """The bin edge with the highest F-beta (β = 1: Dice), the middle one of a plateau; .5 where there is no ink.
@@ -135,11 +165,25 @@ class InkHistogram:
     def calibration_error(self, groups: int = 15) -> float:
         """Expected calibration error: |mean probability − ink's share|, over `groups` equal intervals of probability,
         weighted by pixels (Naeini, Cooper, Hauskrecht 2015). Probabilities are taken at bin centres."""
+        expected, actual, _ = self._by_probability(groups)
+        return _ratio(np.abs(expected - actual).sum(), self.pixels)
+
+    def reliability(self, groups: int = 15) -> Reliability:
+        """What `calibration_error` sums up: one entry for each of the intervals that holds a pixel."""
+        expected, actual, pixels = self._by_probability(groups)
+        held = pixels > 0
+        return Reliability(expected[held] / pixels[held], actual[held] / pixels[held], pixels[held])
+
+    def _by_probability(self, groups: int) -> tuple[NDArray, NDArray, NDArray]:
+        """(summed probability, ink pixels, pixels) of each of `groups` equal intervals of probability."""
         centre = 1 / (1 + np.exp(LOGIT_RANGE - _STEP * (np.arange(BINS) + 0.5)))
         group = np.minimum((centre * groups).astype(int), groups - 1)
-        expected = np.bincount(group, centre * self.counts.sum(0), groups)
-        actual = np.bincount(group, self.counts[1], groups)
-        return _ratio(np.abs(expected - actual).sum(), self.pixels)
+        pixels = np.bincount(group, self.counts.sum(0), groups).astype(np.int64)
+        return (
+            np.bincount(group, centre * self.counts.sum(0), groups),
+            np.bincount(group, self.counts[1], groups),
+            pixels,
+        )
 
 
 class BlockScores(NamedTuple):
