@@ -1,14 +1,21 @@
-"""How every command of the project ends: one clear line for a user's mistake, never a traceback for one."""
+"""What every command of the project does alike: it ends in one clear line for a user's mistake, never in a traceback,
+and takes Ctrl-C and SIGTERM as a request to stop at the next good moment."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+
+ECHO_SECONDS = 1.0
+"""torchrun passes on to its processes a Ctrl-C that the terminal has sent to all of them already."""
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
@@ -48,3 +55,38 @@ def _fail(message: str, status: int) -> None:
         time.sleep(3)  # a mistake is every process's: the first one says it, and torchrun ends the others meanwhile
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; a Ctrl-C after that interrupts at once. Main thread only."""
+    event = threading.Event()
+    asked = 0.0
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def on_signal(number: int, _frame: object) -> None:
+        nonlocal asked
+        if not event.is_set():
+            asked = time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - asked > ECHO_SECONDS:
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def duration(seconds: float) -> str:
+    """`7 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

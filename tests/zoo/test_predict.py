@@ -17,8 +17,9 @@ from zoo import create_model
 from zoo.card import ModelCard
 from zoo.degrade import degrade, layer_order
 from zoo.memory import OutOfMemoryError
-from zoo.models.base import Heads, InkModel
-from zoo.predict.tiles import Axis, ink_probability, predict_region
+from zoo.models.base import Heads, InkModel, ink_probability
+from zoo.predict.grid import Axis
+from zoo.predict.tiles import predict_region
 
 DEPTH, HEIGHT, WIDTH, TILE = 5, 100, 149, 32
 CONTRACT = InputContract(stored_dtype="uint8", depth=DEPTH, tile=TILE, mean=0.5, std=0.25)
@@ -60,7 +61,7 @@ def middle_layer(fragment: Fragment) -> np.ndarray:
     return torch.from_numpy(CONTRACT.normalise(stored)).sigmoid().numpy()
 
 
-@pytest.mark.parametrize("blend", ["hann", "gaussian"])
+@pytest.mark.parametrize("blend", ["constant", "gaussian", "hann"])
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.75])
 @pytest.mark.parametrize("length", [7, 32, 33, 149])
 def test_weights_sum_to_one_at_every_pixel(length: int, overlap: float, blend) -> None:
@@ -73,7 +74,7 @@ def test_weights_sum_to_one_at_every_pixel(length: int, overlap: float, blend) -
     assert axis.origins[-1] == max(length - TILE, 0)
 
 
-@pytest.mark.parametrize("blend", ["hann", "gaussian"])
+@pytest.mark.parametrize("blend", ["constant", "gaussian", "hann"])
 def test_a_constant_model_gives_a_constant_map(fragment: Fragment, blend) -> None:
     found = predict_region(Fake(0.7), fragment, None, CONTRACT, precision="fp32", blend=blend)
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-0.7)), atol=1e-6)

@@ -16,6 +16,7 @@ import tifffile
 import torch
 from torch import Tensor, nn
 
+from data_recipes.cli import duration
 from data_recipes.fragment import open_fragments
 from data_recipes.regions import Rect
 from data_recipes.sampling import grid_table
@@ -33,7 +34,7 @@ from zoo.train.engine import training_precision
 from zoo.train.log import RunLog, curve
 from zoo.train.loop import TrainingDiverged, train
 from zoo.train.optim import make_optimizer, schedule
-from zoo.train.progress import Progress, duration, show_progress
+from zoo.train.progress import Progress, show_progress
 
 DEPTH, SIDE, TILE = 4, 128, 32
 

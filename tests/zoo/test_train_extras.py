@@ -79,7 +79,7 @@ def run(halves, out: Path, **fields: Any) -> TrainReport:
 def test_validation_counts_every_tile_once_and_leaves_the_model_training(halves) -> None:
     _, right = halves
     model = small_model().train()
-    score = validate(Fabric(accelerator="cpu", devices=1), model, right, config(batch_size=4), 1)
+    score = validate(Fabric(accelerator="cpu", devices=1), model, right, config(batch_size=4))
     assert model.training
     histogram = InkHistogram()
     with torch.no_grad():

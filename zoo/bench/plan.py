@@ -14,9 +14,10 @@ from data_recipes.recipe import load_recipe
 from data_recipes.regions import Rect, Region
 from data_recipes.split import Fold
 from data_recipes.split_spec import RectSpec, build_folds
+from data_recipes.stamp import data_stamp
 from zoo import __version__
 from zoo.bench.floors import FLOORS
-from zoo.bench.names import data_stamp, slug
+from zoo.bench.names import slug
 from zoo.bench.suite import ModelEntry, Suite, shipped_settings
 from zoo.registry import list_families, list_models, model_card, resolve_name
 from zoo.train.config import merge_settings

@@ -118,3 +118,10 @@ class InkModel(nn.Module):
                 f"{self.card.name}: {what} {side} px is not possible; "
                 f"a multiple of {step} from {least} on is; the nearest is {nearest}"
             )
+
+
+def ink_probability(logits: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W): the sigmoid of one class, one minus the background's softmax of several."""
+    if logits.shape[1] == 1:
+        return logits[:, 0].sigmoid()
+    return 1 - logits.softmax(dim=1)[:, 0]

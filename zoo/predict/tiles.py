@@ -1,21 +1,17 @@
-"""From a fragment to an ink map: overlapping tiles on one grid, blended with weights that sum to one everywhere.
+"""The ink map of a region in memory, for who scores or looks at it: `predict_region`.
 
-The grid belongs to the fragment, not to what is asked for: tiles start at multiples of the stride from its origin, the
-last of each row and column is pushed back inside. Whoever predicts a part computes every tile that touches it and adds
-them in grid order, so how the work is cut cannot change a bit.
+Whole segments are predicted by `zoo.predict.work`, on the same grid.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from data_recipes.regions import Rect, whole
 from data_recipes.tiles import InputContract
@@ -23,22 +19,11 @@ from zoo.degrade import Degrade
 from zoo.degrade import degrade as degraded
 from zoo.device import Precision, autocast, resolve_precision, to_channels_last
 from zoo.memory import one_memory_error
-from zoo.models.base import InkModel
+from zoo.models.base import InkModel, ink_probability
+from zoo.predict.grid import Axis, Blend, Corner, add_tile
 
 if TYPE_CHECKING:
     from data_recipes.fragment import Fragment
-
-Blend = Literal["hann", "gaussian"]
-
-_GAUSSIAN_SIGMA = 0.125  # of the tile's side
-_LEAST_WEIGHT = 1e-3  # of the highest: where only a tile's rim covers a pixel, the sum stays far from 0
-
-
-class Corner(NamedTuple):
-    """Top-left pixel of a tile."""
-
-    y: int
-    x: int
 
 
 def predict_region(
@@ -112,59 +97,12 @@ def predict_region(
                     logits = model(stack, tasks)
                 maps = ink_probability(logits.float()).cpu().numpy()
                 for corner, values in zip(batch, maps, strict=False):
-                    _add(out, rect, corner, values, rows, columns)
+                    add_tile(out, rect, corner, values, rows, columns)
                 if on_progress is not None:
                     on_progress(first + len(batch), len(corners))
     finally:
         model.train(was_training)
     return out
-
-
-def ink_probability(logits: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W): the sigmoid of one class, one minus the background's softmax of several."""
-    if logits.shape[1] == 1:
-        return logits[:, 0].sigmoid()
-    return 1 - logits.softmax(dim=1)[:, 0]
-
-
-class Axis:
-    """Tiles along one axis of a fragment, and each one's blending weights, which sum to one at every pixel."""
-
-    def __init__(self, length: int, side: int, origins: list[int], window: NDArray[np.float64]):
-        self.length, self.side, self.origins = length, side, origins
-        total = np.zeros(max(length, side))
-        for origin in origins:
-            total[origin : origin + side] += window
-        self._window, self._total = window, total
-
-    @classmethod
-    def of(cls, length: int, side: int, overlap: float, blend: Blend) -> Axis:
-        """Raises ValueError for an overlap outside 0 to .9, a side below 1 or an unknown blending."""
-        if not 0 <= overlap <= 0.9:
-            raise ValueError(f"overlap {overlap} is not possible; give a share of the tile from 0 to 0.9")
-        if side < 1:
-            raise ValueError(f"tile {side} px is not possible; give 1 px or more")
-        stride = max(1, round(side * (1 - overlap)))
-        last = max(length - side, 0)
-        return cls(length, side, [*range(0, last, stride), last], blend_window(side, blend))
-
-    def touching(self, start: int, stop: int) -> list[int]:
-        """Origins of the tiles that cover any pixel of start … stop-1, in grid order."""
-        return [origin for origin in self.origins if origin < stop and origin + self.side > start]
-
-    def weights(self, origin: int) -> NDArray[np.float32]:
-        """(side,) of the tile that starts at `origin`."""
-        return (self._window / self._total[origin : origin + self.side]).astype(np.float32)
-
-
-def blend_window(side: int, blend: Blend) -> NDArray[np.float64]:
-    """(side,) weights before they are normalised, symmetric and above 0: a Hann window or a Gaussian."""
-    place = (np.arange(side) + 0.5) / side
-    if blend == "hann":
-        return np.maximum(np.sin(math.pi * place) ** 2, _LEAST_WEIGHT)
-    if blend == "gaussian":
-        return np.maximum(np.exp(-0.5 * ((place - 0.5) / _GAUSSIAN_SIGMA) ** 2), _LEAST_WEIGHT)
-    raise ValueError(f"blending {blend!r} is unknown; allowed: hann, gaussian")
 
 
 def _inside(rect: Rect | None, fragment: Fragment) -> Rect:
@@ -202,14 +140,3 @@ def _runs(xs: list[int], side: int) -> Iterator[tuple[int, int, list[int]]]:
             run = []
         run.append(x)
     yield run[0], run[-1] + side, run
-
-
-def _add(
-    out: NDArray[np.float32], rect: Rect, corner: Corner, values: NDArray[np.float32], rows: Axis, columns: Axis
-) -> None:
-    side = rows.side
-    cut = Rect(corner.y, corner.y + side, corner.x, corner.x + side).intersect(rect)
-    assert cut is not None
-    ys, xs = slice(cut.y0 - corner.y, cut.y1 - corner.y), slice(cut.x0 - corner.x, cut.x1 - corner.x)
-    weight = rows.weights(corner.y)[ys, None] * columns.weights(corner.x)[None, xs]
-    out[cut.y0 - rect.y0 : cut.y1 - rect.y0, cut.x0 - rect.x0 : cut.x1 - rect.x0] += values[ys, xs] * weight

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
+from data_recipes.cli import duration
 from data_recipes.files import check_writable
 from data_recipes.fragment import Fragment, absolute_data, open_fragments, refuse_test_phantoms
 from data_recipes.recipe import load_recipe
@@ -30,7 +31,7 @@ from zoo.train.interrupt import TrainingInterrupted
 from zoo.train.laps import laps_table
 from zoo.train.loop import STATES, train
 from zoo.train.plan import forget, held_to, keep, plan_batches, recall, room
-from zoo.train.progress import duration, show_progress
+from zoo.train.progress import show_progress
 from zoo.train.report import finished_report
 from zoo.train.start import keep_source, recall_source, source_of, start_from
 from zoo.train.state import find_state, states

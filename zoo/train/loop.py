@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from data_recipes.augment import augment
+from data_recipes.cli import stop_signals
 from data_recipes.files import remove_partials
 from data_recipes.tile_cache import CachedTiles
 from data_recipes.tiles import TileDataset
@@ -34,7 +35,7 @@ from zoo.train.average import averaged_weights, make_average, update_average
 from zoo.train.batches import make_loader, step_seed, to_device
 from zoo.train.config import TrainConfig
 from zoo.train.engine import Parallel, make_fabric, training_precision
-from zoo.train.interrupt import TrainingInterrupted, any_process, stop_signals
+from zoo.train.interrupt import TrainingInterrupted, any_process
 from zoo.train.laps import AUGMENTATION, BACKWARD, COPYING, FORWARD, OPTIMIZER, REST, WAITING, Laps
 from zoo.train.log import RunLog, curve, mean_of, read_log
 from zoo.train.optim import make_optimizer, schedule
@@ -266,7 +267,7 @@ def train(
             if config.validate_every and validation and (at.step % config.validate_every == 0 or share >= 1):
                 scored = model if average is None else average.module
                 stood = time.perf_counter()
-                score = validate(fabric, scored, validation, config, model.classes)
+                score = validate(fabric, scored, validation, config)
                 start += time.perf_counter() - stood  # minutes are of training
                 log.write(at.step, {"validation_ap": score.ap, "validation_dice": score.dice}, score.tiles)
                 at.since_best += 1

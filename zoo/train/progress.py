@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from rich import progress as bar
 from rich.console import Console
 
+from data_recipes.cli import duration
+
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -66,13 +68,3 @@ def _lines(label: str) -> Callable[[Progress], None]:
         )
 
     return write
-
-
-def duration(seconds: float) -> str:
-    """`7 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

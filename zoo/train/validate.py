@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data_recipes.tiles import TileDataset
 from zoo.degrade import degrade
 from zoo.metrics import InkHistogram
+from zoo.models.base import ink_probability
 from zoo.train.batches import fixed_loader, to_device
 from zoo.train.config import TrainConfig
 
@@ -30,7 +31,7 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(fabric: Fabric, model: nn.Module, dataset: TileDataset, config: TrainConfig, classes: int) -> Validation:
+def validate(fabric: Fabric, model: nn.Module, dataset: TileDataset, config: TrainConfig) -> Validation:
     """Score `model`, which is left in training mode, on every tile once; counts are added up over all processes."""
     histogram, shown = InkHistogram(), []
     if fabric.world_size > 1:  # BatchNorm's averages are each process's own; the first one's are what is kept
@@ -41,7 +42,7 @@ def validate(fabric: Fabric, model: nn.Module, dataset: TileDataset, config: Tra
         volume = degrade(batch["volume"], config.degrade)
         with fabric.autocast():
             logits = model(volume, batch.get("task")).float()
-        prob = logits.sigmoid() if classes == 1 else 1 - logits.softmax(1)[:, :1]
+        prob = ink_probability(logits)[:, None]
         histogram.add(*(batch_part.cpu().numpy().ravel()[None] for batch_part in (prob, batch["label"], batch["mask"])))
         if len(shown) < 4:
             middle = volume[:, 0, volume.shape[2] // 2]

@@ -1,0 +1,289 @@
+"""The bodies of `python -m zoo.predict` and `python -m zoo.predict reduce`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from data_recipes.cli import duration, stop_signals
+from data_recipes.files import check_writable
+from data_recipes.fragment import Fragment, absolute_data
+from data_recipes.stamp import data_stamp
+from zoo.checkpoint import Loaded
+from zoo.device import resolve_device
+from zoo.predict.finish import DEFAULT_THRESHOLD, finish, form_of, partial_of
+from zoo.predict.fit import fit_bits, fit_scale, fit_window
+from zoo.predict.job import Job, load_models, make_job, open_segment
+from zoo.predict.plan import CheckpointRef, Plan, own_part
+from zoo.predict.progress import show_progress
+from zoo.predict.store import MapStore
+from zoo.predict.work import Timings
+
+if TYPE_CHECKING:
+    from zoo.predict.__main__ import PredictOptions, ReduceOptions
+
+_BATCH = {"cpu": 8, "cuda": 32}
+_CHUNK = 256
+_POLL_SECONDS = 0.5
+
+Say = Callable[[str], None]
+
+
+def predict_command(options: PredictOptions) -> int:
+    """As `PredictOptions` says; 0 when the map or the part is there. A user's mistake raises ValueError."""
+    if options.direction != "both":
+        return _predict(options)
+    for direction in ("forward", "reverse"):
+        out = options.out.with_name(f"{options.out.stem}.{direction}{options.out.suffix}")
+        _predict(dataclasses.replace(options, direction=direction, out=out))
+    return 0
+
+
+def _predict(options: PredictOptions) -> int:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    part, parts, under_torchrun = _division(options)
+    quiet = under_torchrun and part != 0
+    say: Say = (lambda text: None) if quiet else (lambda text: console.print(escape(text)))
+    form_of(options.out)
+    _refuse_existing(options.out)
+    check_writable(options.out.parent, "OUT")
+    device = _device(options.device, under_torchrun)
+    fragment = open_segment(absolute_data([options.segment])[0], None if options.mask is None else str(options.mask))
+    loaded = load_models([text.strip() for text in options.checkpoint.split(",") if text.strip()], device)
+    plan, fragment = _plan(options, fragment, loaded, device, say)
+    store, job = _begin(options, plan, fragment, [one for _, one in loaded], device, say)
+    began = time.monotonic()
+    if options.engine == "ray":
+        from zoo.predict.cluster import predict_on_cluster
+
+        predict_on_cluster(store, options, console)
+    else:
+        timings = _make_part(job, store, part, parts, console, quiet)
+        say(_told_timings(timings, time.monotonic() - began))
+    if parts > 1 and not under_torchrun:
+        say(f"part {part} of 0 to {parts - 1} is done; when all are: python -m zoo.predict reduce {options.out}")
+        return 0
+    if quiet:
+        return 0
+    while under_torchrun and store.missing():  # torchrun ends this process where another one fails
+        time.sleep(_POLL_SECONDS)
+    _finish(store, options, said=_said(loaded), console=console)
+    return 0
+
+
+def reduce_command(options: ReduceOptions) -> int:
+    """As `ReduceOptions` says. A missing part raises ValueError that names it."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    _refuse_existing(options.out)
+    store = MapStore.resume(partial_of(options.out))
+    if missing := store.missing():
+        parts = store.parts()
+        lacking = ", ".join(f"{part} ({count} shards)" for part, count in store.missing_parts(parts))
+        raise ValueError(
+            f"{store.path}: {len(missing)} of {len(store.grid)} shards are missing, of part {lacking}; "
+            f"make them with --num-parts {parts} --part-id {store.missing_parts(parts)[0][0]}"
+        )
+    loaded = load_models([ref.path for ref in store.plan.checkpoints], torch.device("cpu"))
+    _finish(store, options, said=_said(loaded), console=console)
+    return 0
+
+
+def _division(options: PredictOptions) -> tuple[int, int, bool]:
+    """(part, parts, whether torchrun shares them out)."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        if options.num_parts != 1:
+            raise ValueError("torchrun shares the map out itself: leave --num-parts and --part-id out")
+        return int(os.environ["RANK"]), world, True
+    if options.num_parts < 1 or not 0 <= options.part_id < options.num_parts:
+        raise ValueError(
+            f"--part-id {options.part_id} of --num-parts {options.num_parts} is not possible; ids go from 0 to "
+            "num-parts - 1"
+        )
+    if options.engine == "ray" and options.num_parts != 1:
+        raise ValueError("ray shares the map out itself: leave --num-parts and --part-id out")
+    return options.part_id, options.num_parts, False
+
+
+def _device(name: str, under_torchrun: bool) -> torch.device:
+    if under_torchrun and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return resolve_device(name)
+
+
+def _refuse_existing(out: Path) -> None:
+    if not out.exists():
+        return
+    record = out / ".inkzoo"
+    if record.is_dir():  # a map that was finished, and whose maker was killed before it could tidy up
+        shutil.rmtree(record)
+    raise FileExistsError(f"{out}: exists already; remove it or choose another name")
+
+
+def _plan(
+    options: PredictOptions,
+    fragment: Fragment,
+    loaded: list[tuple[CheckpointRef, Loaded]],
+    device: torch.device,
+    say: Say,
+) -> tuple[Plan, Fragment]:
+    """What is to be made, and the fragment as it is read. Whatever is not known or not as in training is said."""
+    if options.shard < _CHUNK or options.shard % _CHUNK:
+        raise ValueError(f"--shard {options.shard} is not possible; a multiple of {_CHUNK} px")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ValueError(f"--batch-size {options.batch_size} is not possible; 1 or more")
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise ValueError(f"--threshold {options.threshold} is not possible; a probability from 0 to 1")
+    refs, first = [ref for ref, _ in loaded], loaded[0][1]
+    stamp, path = data_stamp(fragment), str(fragment.path)
+    contract = fit_bits(first.contract, fragment, options.to_uint8, say)
+    contract, fragment, factor = fit_scale(contract, fragment, options.voxel_size, say)
+    contract = fit_window(
+        contract,
+        fragment,
+        direction=None if options.direction == "both" else options.direction,
+        start=options.layer_start,
+        end=options.layer_end,
+        repeat=options.repeat_layers,
+        say=say,
+    )
+    tile = options.tile or contract.tile
+    return (
+        Plan(
+            fragment=fragment.name,
+            path=path,
+            stamp=stamp,
+            mask=None if options.mask is None else str(options.mask.resolve()),
+            shape=fragment.shape,
+            checkpoints=tuple(refs),
+            contract=contract.model_copy(update={"tile": tile}),
+            voxel_um=fragment.voxel_um,
+            resampled=factor,
+            tile=tile,
+            overlap=options.overlap,
+            stride=options.stride,
+            blend=options.blend,
+            tta=options.tta,
+            task=_task(options.task, first, fragment.name, say),
+            precision="fp32" if options.precision == "auto" else options.precision,
+            compiled=options.compile,
+            batch_size=options.batch_size or _BATCH[device.type],
+            dtype=options.dtype,
+            zarr_format=options.zarr_format,
+            shard=options.shard,
+            chunk=_CHUNK,
+        ),
+        fragment,
+    )
+
+
+def _begin(
+    options: PredictOptions,
+    plan: Plan,
+    fragment: Fragment,
+    loaded: list[Loaded],
+    device: torch.device,
+    say: Say,
+) -> tuple[MapStore, Job]:
+    """The store, new or gone on with, and the job in the arithmetic that its plan says."""
+    path = partial_of(options.out)
+    begun = _begun(path)
+    if begun is not None and options.precision == "auto":  # chosen once, by who came first
+        plan = plan.model_copy(update={"precision": begun.precision})
+    job = make_job(plan, fragment, loaded, device)
+    told = plan.precision
+    if begun is None and options.precision == "auto":
+        plan, moved = job.choose_precision()
+        told = f"{plan.precision}{f' (moves no probability by more than {moved:.4f})' if plan.precision != 'fp32' else ''}"
+    store = MapStore.begin(path, plan)
+    height, width = plan.shape
+    first, last = plan.contract.window(fragment)
+    names = " + ".join(dict.fromkeys(ref.model for ref in plan.checkpoints))
+    count = f" × {len(plan.checkpoints)}" if len(plan.checkpoints) > 1 else ""
+    say(f"{plan.fragment}: {height}×{width} px, layers {first} to {last - 1}; {names}{count} on {device} in {told}")
+    if begun is not None:
+        say(f"going on in {path}: {len(store.grid) - len(store.missing())} of {len(store.grid)} shards are done")
+    return store, job
+
+
+def _begun(path: Path) -> Plan | None:
+    try:
+        return MapStore.resume(path).plan
+    except FileNotFoundError:
+        return None
+
+
+def _task(given: str | None, loaded: Loaded, fragment: str, say: Say) -> int | None:
+    """The task's number, by number or by the name of a fragment that had it in training."""
+    if int(loaded.options.get("tasks") or 1) == 1:
+        if given is not None:
+            raise ValueError(f"--task {given}: {loaded.name} was built for one task; leave it out")
+        return None
+    named: dict[str, int] = loaded.config.get("tasks") or {}
+    wanted = fragment if given is None else given
+    if wanted in named:
+        say(f"task {named[wanted]}, that of {wanted}")
+        return named[wanted]
+    if wanted.isdecimal() and int(wanted) < int(loaded.options["tasks"]):
+        return int(wanted)
+    known = ", ".join(f"{number} ({name})" for name, number in named.items()) or f"0 to {loaded.options['tasks'] - 1}"
+    missing = "is needed" if given is None else f"{given} is unknown"
+    raise ValueError(f"{loaded.name} was built for several tasks: --task {missing}; give one of {known}")
+
+
+def _make_part(job: Job, store: MapStore, part: int, parts: int, console: Console, quiet: bool) -> Timings:
+    shards = own_part(len(store.grid), part, parts)
+    pixels = sum(store.grid.rect(shard).area for shard in shards)
+    label = job.plan.fragment if parts == 1 else f"{job.plan.fragment}, part {part} of 0 to {parts - 1}"
+    with (
+        store.claim(part, parts),
+        stop_signals() as stopped,
+        show_progress(label, pixels, Console(stderr=True, quiet=quiet)) as on_progress,
+    ):
+        try:
+            return job.run(store, shards, on_progress, stopped.is_set)
+        except KeyboardInterrupt:
+            console.print("what is done is kept; the same command goes on")
+            raise
+
+
+def _told_timings(timings: Timings, seconds: float) -> str:
+    if not timings.tiles:
+        return "nothing was left to compute"
+    share = 100 * (seconds - timings.compute) / seconds
+    return (
+        f"{timings.tiles} tiles in {duration(seconds)}, {share:.1f} % of it beside the model "
+        f"(waiting for layers {timings.read:.1f} s, for the map {timings.write:.1f} s)"
+    )
+
+
+def _said(loaded: list[tuple[CheckpointRef, Loaded]]) -> dict[str, Any]:
+    """What provenance takes from the checkpoints: the fragments they were trained on, each model's normalisation."""
+    trained: dict[str, None] = {}
+    for _, one in loaded:
+        record = one.config.get("run") or one.config
+        trained |= dict.fromkeys(record.get("train_rects") or {})
+    return {
+        "trained_on": list(trained),
+        "normalisation": [
+            one.contract.model_dump(mode="json", include={"clip", "divisor", "mean", "std"}) for _, one in loaded
+        ],
+    }
+
+
+def _finish(
+    store: MapStore, options: PredictOptions | ReduceOptions, *, said: dict[str, Any], console: Console
+) -> None:
+    if {"mask", "csv"} & set(options.also) and options.threshold is None:
+        console.print(f"no --threshold was given: ink is {DEFAULT_THRESHOLD} and more")
+    for path in finish(store, options.out, also=options.also, threshold=options.threshold, said=said):
+        console.print(f"[bold green]written[/] {escape(str(path))}")
