@@ -22,6 +22,7 @@ import numpy as np
 
 from data_recipes.files import check_writable, whole_file
 from data_recipes.formats.arrays import LazyArray
+from data_recipes.formats.remote import RemotePath
 from data_recipes.formats.stack import PLANES
 from data_recipes.formats.zarr import OURS, is_zarr
 from data_recipes.fragment import Fragment, open_fragment
@@ -134,12 +135,17 @@ def _settings(fragment: Fragment, how: str | None) -> dict[str, Any]:
 
 
 def _stamp(fragment: Fragment) -> list[int]:
-    """[files, bytes, newest change in ns] of the source, so that a changed source is not continued from."""
+    """[files, bytes, newest change in ns] of the source, so that a changed source is not continued from.
+
+    Of a remote one the files are its metadata, and a checksum of them stands for the change.
+    """
+    if isinstance(fragment.path, RemotePath):
+        return fragment.path.stamp()
     files = [fragment.path] if fragment.path.is_file() else []
     for folder in (fragment.path, fragment.path / "layers", fragment.path / "surface_volume"):
         if folder.is_dir():
             files += [f for f in folder.iterdir() if f.is_file() and not f.name.endswith(".partial")]
-    files += [f for f in fragment.sources.values() if f.is_file()]
+    files += [f for f in fragment.sources.values() if isinstance(f, Path) and f.is_file()]
     states = [f.stat() for f in dict.fromkeys(files)]
     return [len(states), sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]
 
@@ -215,7 +221,9 @@ def _array(group: Any, name: str, shape: Any, dtype: Any, chunk: Any, shard: Any
         dtype=dtype,
         chunks=tuple(chunk),
         shards=tuple(shard),
-        compressors=ZstdCodec(level=1),  # decodes as fast as the higher levels and CT noise leaves them little to gain
+        # level 1: decodes as fast as the higher ones, and CT noise leaves them little to gain;
+        # the checksum: a bit that flips on the way or in a store is noticed, not predicted from
+        compressors=ZstdCodec(level=1, checksum=True),
         dimension_names=tuple(axes),
     )
 

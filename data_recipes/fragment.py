@@ -1,4 +1,4 @@
-"""A fragment on disk: a volume of layers, the papyrus mask and the ink label, all read only where they are sliced."""
+"""A fragment on disk or a server: a volume of layers, the papyrus mask, the ink label, read only where sliced."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from data_recipes.formats.arrays import FullPlane, LabelPlane, LazyArray, MaskPlane
 from data_recipes.formats.parts import Parts
+from data_recipes.formats.remote import AnyPath, RemotePath, is_url
 
 DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
@@ -25,7 +26,7 @@ class Fragment:
 
     Attributes:
         name: unique among the fragments of a run.
-        path: what it was opened from.
+        path: what it was opened from; a `RemotePath` for a URL.
         format: in words.
         volume: (Z, H, W) uint8 or uint16, layer 0 first, sliced lazily; None for labels alone.
         papyrus: (H, W) bool; True everywhere if no mask was found.
@@ -45,7 +46,7 @@ class Fragment:
     """
 
     name: str
-    path: Path
+    path: AnyPath
     format: str
     volume: LazyArray | None
     papyrus: LazyArray
@@ -58,7 +59,7 @@ class Fragment:
     to_uint8: str | None = None
     purpose: str | None = None
     unknown: tuple[str, ...] = ()
-    sources: dict[str, Path] = field(default_factory=dict)
+    sources: dict[str, AnyPath] = field(default_factory=dict)
     label_values: dict[int, int] | None = None
     notes: list[str] = field(default_factory=list)
     _warned: bool = field(default=False, repr=False)
@@ -115,16 +116,20 @@ def open_fragment(path: str | Path, *, name: str | None = None) -> Fragment:
 
     Args:
         path: a folder (Kaggle's or a scroll segment's layout, labels alone, a zarr or one level of it), a TIFF of
-            several pages, or `phantom:<ink>:<seed>[:<size>]` for the synthetic one.
+            several pages, the URL of a zarr or one level of it (`https://…`, `s3://bucket/…`; how it is read is set
+            as `formats/transfer.py` says), or `phantom:<ink>:<seed>[:<size>]` for the synthetic one.
         name: another name than the files give it.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: not understood, damaged, or parts that do not fit one another; the message says what and where.
+        OSError: a server that does not answer, or refuses access (PermissionError).
     """
-    where = _resolve(path)
-    parts = _open_parts(where)
-    return _build(where, parts, name)
+    return _open(_resolve(path), name)
+
+
+def _open(where: AnyPath, name: str | None = None) -> Fragment:
+    return _build(where, _open_parts(where), name)
 
 
 def open_fragments(paths: Sequence[str | Path]) -> dict[str, Fragment]:
@@ -137,7 +142,7 @@ def open_fragments(paths: Sequence[str | Path]) -> dict[str, Fragment]:
     for path in paths:
         where = _resolve(path)
         for one in _expand(where) or [where]:
-            fragment = open_fragment(one)
+            fragment = _open(one)
             if fragment.name in found:
                 raise ValueError(_same_name(found[fragment.name], fragment))
             found[fragment.name] = fragment
@@ -160,8 +165,8 @@ def _same_name(first: Fragment, second: Fragment) -> str:
 
 
 def absolute_data(items: Iterable[str | Path]) -> list[str]:
-    """Paths made absolute, `~` expanded, so that they mean the same in another process; `phantom:…` stays as it is."""
-    return [text if text.startswith("phantom:") else _absolute(text) for text in map(str, items)]
+    """Paths made absolute, `~` expanded, so that they mean the same in another process; `phantom:…` and URLs stay."""
+    return [text if text.startswith("phantom:") or is_url(text) else _absolute(text) for text in map(str, items)]
 
 
 def refuse_test_phantoms(fragments: Mapping[str, Fragment], names: Iterable[str]) -> None:
@@ -175,7 +180,11 @@ def refuse_test_phantoms(fragments: Mapping[str, Fragment], names: Iterable[str]
             )
 
 
-def _resolve(path: str | Path) -> Path:
+def _resolve(path: str | Path) -> AnyPath:
+    if is_url(path):
+        from data_recipes.formats.zarr import find_remote
+
+        return find_remote(str(path))
     if str(path).startswith("phantom:"):
         from data_recipes.phantom import phantom_fragment
 
@@ -192,16 +201,16 @@ def _absolute(path: str | Path) -> str:
     return os.path.abspath(Path(path).expanduser())
 
 
-def _open_parts(path: Path) -> Parts:
+def _open_parts(path: AnyPath) -> Parts:
     from data_recipes.formats import kaggle, segment, stack
     from data_recipes.formats.zarr import is_zarr
 
     if path.suffix == stack.PARTIAL:
         raise ValueError(f"{path}: an unfinished conversion; repeat the command that began it, or remove it")
+    if isinstance(path, RemotePath) or is_zarr(path):
+        return stack.open_zarr_fragment(path, _level(path))
     if path.is_file():
         return stack.open_tiff_fragment(path)
-    if is_zarr(path):
-        return stack.open_zarr_fragment(path, _level(path))
     if kaggle.matches(path):
         return kaggle.open_kaggle(path)
     if segment.matches(path):
@@ -225,19 +234,21 @@ _UNDERSTOOD = (
 )
 
 
-def _level(path: Path) -> int | None:
+def _level(path: AnyPath) -> int | None:
     from data_recipes.formats import stack
 
     return _settings(stack.settings_files(path)).level
 
 
-def _expand(path: Path, depth: int = 2) -> list[Path]:
+def _expand(path: AnyPath, depth: int = 2) -> list[Path]:
     """The fragments inside a folder of fragments, or of such folders; empty if `path` is a fragment itself."""
     from data_recipes.formats import kaggle, segment, stack
     from data_recipes.formats.companions import LABEL_FOLDERS
     from data_recipes.formats.zarr import is_zarr
 
-    if not path.is_dir() or is_zarr(path) or kaggle.matches(path) or segment.matches(path):
+    if not isinstance(path, Path) or not path.is_dir() or is_zarr(path):
+        return []
+    if kaggle.matches(path) or segment.matches(path):
         return []
     volumes = stack.volumes_in(path)
     folders = [p for p in path.iterdir() if p.is_dir() and not is_zarr(p) and p.suffix != stack.PARTIAL]
@@ -274,13 +285,13 @@ def _natural(path: Path) -> tuple[int, int, str]:
     return (0, int(name), path.name) if name.isdecimal() else (1, 0, path.name)
 
 
-def _settings(files: Sequence[Path]):
+def _settings(files: Sequence[AnyPath]):
     from data_recipes.settings import load_settings
 
     return load_settings(files)
 
 
-def _build(path: Path, parts: Parts, name: str | None) -> Fragment:
+def _build(path: AnyPath, parts: Parts, name: str | None) -> Fragment:
     """Check that the parts fit one another, fill in what is not there, and say so."""
     from data_recipes.settings import merge
 
@@ -349,7 +360,7 @@ def _build(path: Path, parts: Parts, name: str | None) -> Fragment:
 
 def _phantom_purpose(parts: Parts) -> str | None:
     """What the record that lies beside a phantom's layers says it is for."""
-    for folder in dict.fromkeys(file.parent for file in parts.settings_at):
+    for folder in dict.fromkeys(file.parent for file in parts.settings_at if isinstance(file, Path)):
         record = folder / "phantom.json"
         if record.is_file():
             try:
@@ -359,7 +370,7 @@ def _phantom_purpose(parts: Parts) -> str | None:
     return None
 
 
-def _plane_shape(path: Path, parts: Parts, notes: list[str]) -> tuple[int, int]:
+def _plane_shape(path: AnyPath, parts: Parts, notes: list[str]) -> tuple[int, int]:
     """(H, W) that the volume and all planes share."""
     if parts.volume is not None:
         whose, shape = "the layers are", parts.volume.shape[1:]

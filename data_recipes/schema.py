@@ -5,15 +5,16 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from data_recipes.formats.remote import AnyPath
+
 M = TypeVar("M", bound=BaseModel)
 
 
-def read_yaml(path: Path, model: type[M], *, defaults: Mapping[str, Any] | None = None) -> M:
+def read_yaml(path: AnyPath, model: type[M], *, defaults: Mapping[str, Any] | None = None) -> M:
     """The YAML file at `path` as a checked `model`; `defaults` are the keys that the file may leave out.
 
     An empty file stands for a file without keys.

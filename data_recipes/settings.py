@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from data_recipes.formats.remote import AnyPath
 from data_recipes.schema import describe, read_yaml
 
 
@@ -44,7 +44,7 @@ class FragmentSettings(BaseModel):
         return f"clip:{limits[0]:.12g}:{limits[1]:.12g}" if limits else how
 
 
-def load_settings(files: Sequence[Path]) -> FragmentSettings:
+def load_settings(files: Sequence[AnyPath]) -> FragmentSettings:
     """The settings in the first of the files that exists; empty ones if none does.
 
     Raises:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_recipes.formats import image, tiff
 from data_recipes.formats.arrays import LazyArray, Squeezed
+from data_recipes.formats.remote import AnyPath, RemotePath
 from data_recipes.formats.zarr import is_zarr, open_zarr
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -24,7 +25,7 @@ SUFFIXES = (".zarr", *tiff.SUFFIXES, *image.SUFFIXES)
 _ALL_NAMES = tuple(name for names in KINDS.values() for name in names)
 
 
-def stem(path: Path) -> str:
+def stem(path: AnyPath) -> str:
     """File name without its suffix, and without the `.ome` of `x.ome.tif`."""
     name = path.name[: -len(path.suffix)] if path.suffix.lower() in SUFFIXES else path.name
     return name[:-4] if name.lower().endswith(".ome") else name
@@ -38,7 +39,7 @@ def is_companion(path: Path) -> bool:
 
 def find_companions(
     name: str, *, own: Iterable[Path] = (), beside: Iterable[Path] = ()
-) -> tuple[dict[str, Path], list[str]]:
+) -> tuple[dict[str, AnyPath], list[str]]:
     """Kind -> path, and notes on what was left aside.
 
     Args:
@@ -46,7 +47,7 @@ def find_companions(
         own: folders that hold this fragment alone: plain names, and the one `*_mask.png` there, count too.
         beside: folders shared with other fragments: only names that carry `name` count.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, AnyPath] = {}
     notes: list[str] = []
     own_listings = [_listing(f) for folder in own for f in _with_label_folders(folder)]
     listings = own_listings + [_listing(f) for folder in beside for f in _with_label_folders(folder)]
@@ -67,7 +68,16 @@ def find_companions(
     return found, notes
 
 
-def open_plane(path: Path, level: int | None = None) -> LazyArray:
+def remote_companions(root: RemotePath, name: str) -> dict[str, RemotePath]:
+    """Kind -> path of the zarrs beside a remote one: `<name>_mask.zarr`, and so on by the first name of each kind."""
+    places = {kind: root.parent / f"{name}_{words[0]}.zarr" for kind, words in KINDS.items()}
+    markers = ("zarr.json", ".zarray", ".zgroup")
+    for place in places.values():
+        place.look(*markers)
+    return {kind: place for kind, place in places.items() if any((place / marker).is_file() for marker in markers)}
+
+
+def open_plane(path: AnyPath, level: int | None = None) -> LazyArray:
     """(H, W) stored values of a mask or label; of a 3D zarr the middle plane, of a colour image the brightest sample.
 
     Raises:
@@ -78,6 +88,8 @@ def open_plane(path: Path, level: int | None = None) -> LazyArray:
         array = source.array
         if array.ndim == 3:
             array = Squeezed(array, (array.shape[0] // 2, None, None))
+    elif isinstance(path, RemotePath):
+        raise ValueError(f"{path}: not a zarr; over http(s) and s3 masks and labels are read from zarrs")
     elif path.suffix.lower() in tiff.SUFFIXES:
         array, _ = tiff.open_tiff(path)
     elif path.suffix.lower() in image.SUFFIXES:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from data_recipes.formats.arrays import LazyArray
+from data_recipes.formats.remote import AnyPath
 
 
 @dataclass
@@ -30,9 +30,9 @@ class Parts:
     name: str
     volume: LazyArray | None
     planes: dict[str, LazyArray] = field(default_factory=dict)
-    sources: dict[str, Path] = field(default_factory=dict)
+    sources: dict[str, AnyPath] = field(default_factory=dict)
     voxel_um: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    settings_at: list[Path] = field(default_factory=list)
+    settings_at: list[AnyPath] = field(default_factory=list)
     full_shape: tuple[int, int] | None = None
     notes: list[str] = field(default_factory=list)

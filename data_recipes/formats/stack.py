@@ -1,4 +1,5 @@
-"""A whole volume in one place: a zarr, or one TIFF of several pages; its planes lie inside it or beside it."""
+"""A whole volume in one place: a zarr, here or on a server, or one TIFF of several pages; its planes lie inside it or
+beside it."""
 
 from __future__ import annotations
 
@@ -6,9 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from data_recipes.formats import tiff
-from data_recipes.formats.companions import KINDS, find_companions, is_companion, open_plane, stem
+from data_recipes.formats.companions import (
+    KINDS,
+    find_companions,
+    is_companion,
+    open_plane,
+    remote_companions,
+    stem,
+)
 from data_recipes.formats.parts import Parts
-from data_recipes.formats.zarr import OURS, child_arrays, is_zarr, open_zarr
+from data_recipes.formats.remote import AnyPath, RemotePath
+from data_recipes.formats.zarr import OURS, child_arrays, is_array, is_zarr, open_zarr
 
 PLANES = "planes"
 """The group inside a converted zarr that holds its masks and labels."""
@@ -25,14 +34,18 @@ def volumes_in(folder: Path) -> list[Path]:
     return [p for p in entries if is_zarr(p) or (p.is_file() and p.suffix.lower() in tiff.SUFFIXES)]
 
 
-def settings_files(path: Path) -> list[Path]:
+def settings_files(path: AnyPath) -> list[AnyPath]:
     """Where a fragment.yaml for the volume at `path` may lie, the closest first."""
     root = _root(path)
     inside = [root / "fragment.yaml"] if root.is_dir() else []
-    return [*inside, root.parent / f"{stem(root)}.fragment.yaml", root.parent / "fragment.yaml"]
+    files = [*inside, root.parent / f"{stem(root)}.fragment.yaml", root.parent / "fragment.yaml"]
+    for file in files:
+        if isinstance(file, RemotePath):
+            file.parent.look(file.name)
+    return files
 
 
-def open_zarr_fragment(path: Path, level: int | None) -> Parts:
+def open_zarr_fragment(path: AnyPath, level: int | None) -> Parts:
     """The zarr at `path` (a group, one of its levels, or a plain array) with the planes in it or beside it.
 
     Raises:
@@ -40,10 +53,14 @@ def open_zarr_fragment(path: Path, level: int | None) -> Parts:
     """
     source = open_zarr(path, level)
     name, notes = stem(source.root), []
-    sources = {kind: source.root / PLANES / kind for kind in child_arrays(source.root / PLANES)}
-    if len(sources) < len(KINDS):
-        found, notes = _beside(source.root, name)
-        sources = {**found, **sources}
+    sources: dict[str, AnyPath] = {}
+    if isinstance(source.root, RemotePath):
+        sources, notes = _remote_planes(source.root, name)
+    else:
+        sources.update({kind: source.root / PLANES / kind for kind in child_arrays(source.root / PLANES)})
+        if len(sources) < len(KINDS):
+            found, notes = _beside(source.root, name)
+            sources = found | sources
     coarse = source.level or None
     planes = {}
     for kind, file in sources.items():
@@ -69,7 +86,7 @@ def open_zarr_fragment(path: Path, level: int | None) -> Parts:
     )
 
 
-def converted_from(path: Path) -> str | None:
+def converted_from(path: AnyPath) -> str | None:
     """The path that the zarr at `path` was converted from; None if it is no conversion."""
     if not is_zarr(path):
         return None
@@ -108,11 +125,28 @@ def open_tiff_fragment(path: Path) -> Parts:
     )
 
 
-def _beside(root: Path, name: str) -> tuple[dict[str, Path], list[str]]:
+def _beside(root: Path, name: str) -> tuple[dict[str, AnyPath], list[str]]:
     folder = root.parent
     alone = len(volumes_in(folder)) == 1
     return find_companions(name, own=[folder] if alone else [], beside=[] if alone else [folder])
 
 
-def _root(path: Path) -> Path:
-    return path.parent if is_zarr(path) and is_zarr(path.parent) else path
+def _remote_planes(root: RemotePath, name: str) -> tuple[dict[str, AnyPath], list[str]]:
+    """Planes inside or beside a remote zarr, and notes; all that may be there is asked for at the same time."""
+    inside = root / PLANES
+    if (root / "zarr.json").is_file():  # only zarr v3 comes from our own conversion
+        for kind in KINDS:
+            (inside / kind).look("zarr.json")
+    beside = remote_companions(root, name)
+    ours = [kind for kind in KINDS if (root / "zarr.json").is_file() and (inside / kind / "zarr.json").is_file()]
+    sources: dict[str, AnyPath] = {**beside, **{kind: inside / kind for kind in ours}}
+    lacking = [kind for kind in ("mask", "inklabels") if kind not in sources]
+    notes = root.notes()
+    if lacking:
+        told = " and ".join(f"{name}_{kind}.zarr" for kind in lacking)
+        notes.append(f"a server's folders cannot be listed: {told} beside it were looked for, and are not there")
+    return sources, notes
+
+
+def _root(path: AnyPath) -> AnyPath:
+    return path.parent if is_array(path) and is_zarr(path.parent) else path

@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 (zarr v2) and 0.5 (zarr v3), and plain zarr arrays of both, any level.
+"""OME-Zarr 0.4 (zarr v2) and 0.5 (zarr v3), and plain zarr arrays of both, any level; here or on a server.
 
 Metadata are read as the JSON that they are, so that opening costs no import of zarr; the array itself is opened on
 the first slice, inside the process that slices.
@@ -7,6 +7,7 @@ the first slice, inside the process that slices.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from data_recipes.formats.arrays import LazyArray, Squeezed
+from data_recipes.formats.remote import AnyPath, RemoteArray, RemotePath
 
 MARKERS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 OURS = "inkzoo"
@@ -27,9 +29,51 @@ _MICROMETRES = {
 }  # fmt: skip
 
 
-def is_zarr(path: Path) -> bool:
+def is_zarr(path: AnyPath) -> bool:
     """Whether a zarr group or array lies at this path."""
     return path.is_dir() and any((path / marker).is_file() for marker in MARKERS)
+
+
+def is_array(path: AnyPath) -> bool:
+    """Whether a zarr array, not a group, lies at this path."""
+    return is_zarr(path) and _metadata(path)["kind"] == "array"
+
+
+def find_remote(url: str) -> RemotePath:
+    """The zarr at a URL of http, https or s3, its metadata read.
+
+    Raises:
+        FileNotFoundError: no zarr there.
+        PermissionError, OSError: the server refuses access, or does not answer.
+        ValueError: not a URL that can be kept, or damaged metadata.
+    """
+    path = RemotePath(url)
+    if not (path / "zarr.json").is_file():
+        path.look(*MARKERS, ".zmetadata")
+        if not is_zarr(path):
+            if path.refused():
+                (path / "zarr.json").read_bytes()  # says what the server said
+            raise FileNotFoundError(
+                f"{path}: no zarr there ({', '.join(MARKERS)} were asked for); over http(s) and s3 a zarr is read, "
+                "or one level of it: name its own URL, not the one of a folder around it"
+            )
+    _take_consolidated(path)
+    if is_array(path):  # x.zarr/1
+        _take_consolidated(path.parent)
+    return path
+
+
+def _take_consolidated(group: RemotePath) -> None:
+    """What a group says of all that is in it need not be asked for."""
+    documents: dict[str, bytes] = {}
+    if (group / "zarr.json").is_file():
+        inside = (_load(group / "zarr.json").get("consolidated_metadata") or {}).get("metadata") or {}
+        documents = {f"{key}/zarr.json": json.dumps(value).encode() for key, value in inside.items()}
+    elif (group / ".zgroup").is_file() and (group / ".zmetadata").is_file():
+        inside = _load(group / ".zmetadata").get("metadata") or {}
+        documents = {key: json.dumps(value).encode() for key, value in inside.items()}
+    if documents:
+        group.state(documents, MARKERS)
 
 
 class ZarrArray(LazyArray):
@@ -57,7 +101,7 @@ class ZarrArray(LazyArray):
 class ZarrSource:
     """One array of a zarr, without axes of length one."""
 
-    root: Path
+    root: AnyPath
     array: LazyArray
     level: int | None
     voxel_um: float | None
@@ -66,7 +110,7 @@ class ZarrSource:
     version: str
 
 
-def open_zarr(path: Path, level: int | None = None) -> ZarrSource:
+def open_zarr(path: AnyPath, level: int | None = None) -> ZarrSource:
     """The array at `path`, or the given level (default: the finest) of the group at `path`.
 
     Raises:
@@ -99,50 +143,59 @@ def open_zarr(path: Path, level: int | None = None) -> ZarrSource:
     )
 
 
-def child_arrays(path: Path) -> list[str]:
-    """Names of the arrays right inside the group at `path`."""
+def child_arrays(path: AnyPath, expected: Sequence[str] = ()) -> list[str]:
+    """Names of the arrays right inside the group at `path`; on a server those of the expected ones that are there."""
     if not path.is_dir():
         return []
-    inside = sorted(child.name for child in path.iterdir() if is_zarr(child))
+    if isinstance(path, RemotePath):
+        inside = [name for name in expected if is_zarr(path / name)]
+    else:
+        inside = sorted(child.name for child in path.iterdir() if is_zarr(child))
     return [name for name in inside if _metadata(path / name)["kind"] == "array"]
 
 
-def _choose(root: Path, datasets: list[dict], level: int | None) -> tuple[str, int | None]:
+def _choose(root: AnyPath, datasets: list[dict], level: int | None) -> tuple[str, int | None]:
     if datasets:
         at = level or 0
         if at >= len(datasets):
             raise ValueError(f"{root}: level {at} was asked for; it has levels 0 to {len(datasets) - 1}")
         return datasets[at]["path"].strip("/"), at
-    arrays = child_arrays(root)
     wanted = str(level or 0)
+    arrays = child_arrays(root, [wanted])
     if wanted in arrays:
         return wanted, level or 0
     if len(arrays) == 1 and not level:
         return arrays[0], None
     told = f"holds the arrays {', '.join(arrays)}; name one: {root / arrays[0]}" if arrays else "holds no array"
+    if isinstance(root, RemotePath):
+        told = f"says nothing of levels and holds no array named {wanted}; name the array's own URL: {root / '…'}"
     raise ValueError(f"{root}: a zarr group that {told}")
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    def load(name: str) -> dict[str, Any]:
-        try:
-            return json.loads((path / name).read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path / name}: not readable as JSON ({error}); damaged? copy it again") from error
+def _load(file: AnyPath) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not readable as JSON ({error}); damaged? copy it again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: not a zarr's metadata; damaged? copy it again")
+    return found
 
+
+def _metadata(path: AnyPath) -> dict[str, Any]:
     if (path / "zarr.json").is_file():
-        meta = load("zarr.json")
+        meta = _load(path / "zarr.json")
         kind, version, dtype = meta.get("node_type"), 3, meta.get("data_type")
         attributes = meta.get("attributes") or {}
     else:
         array = (path / ".zarray").is_file()
-        meta = load(".zarray") if array else {}
+        meta = _load(path / ".zarray") if array else {}
         kind, version, dtype = "array" if array else "group", 2, meta.get("dtype")
-        attributes = load(".zattrs") if (path / ".zattrs").is_file() else {}
+        attributes = _load(path / ".zattrs") if (path / ".zattrs").is_file() else {}
     return {"kind": kind, "version": version, "dtype": dtype, "shape": meta.get("shape"), "attributes": attributes}
 
 
-def _array(path: Path) -> LazyArray:
+def _array(path: AnyPath) -> LazyArray:
     meta = _metadata(path) if is_zarr(path) else {"kind": None}
     if meta["kind"] != "array":
         raise ValueError(f"{path}: no zarr array there; is the copy complete?")
@@ -152,7 +205,12 @@ def _array(path: Path) -> LazyArray:
         dtype = np.dtype(object)
     if dtype.kind not in "buif":
         raise ValueError(f"{path}: unknown dtype {meta['dtype']}; expected uint8 or uint16")
-    array = ZarrArray(path, tuple(meta["shape"] or ()), dtype)
+    shape = tuple(meta["shape"] or ())
+    if isinstance(path, RemotePath):
+        documents = {file.name: file.read_bytes() for file in path.files() if file.name in MARKERS}
+        array = RemoteArray(path, documents, shape, dtype)
+    else:
+        array = ZarrArray(path, shape, dtype)
     drop = tuple(0 if side == 1 and axis < len(array.shape) - 2 else None for axis, side in enumerate(array.shape))
     return Squeezed(array, drop) if any(at is not None for at in drop) else array
 
