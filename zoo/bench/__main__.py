@@ -54,6 +54,8 @@ class BenchOptions:
     """Where to run; auto takes a GPU when there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
     """Arithmetic of training and prediction."""
+    pictures: bool = True
+    """Show the data and the maps; --no-pictures where only numbers may be published."""
     list_all: Annotated[bool, arg(name="list")] = False
     """List the suites and the models, and stop."""
     dry_run: bool = False

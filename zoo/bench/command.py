@@ -19,6 +19,7 @@ from data_recipes.fragment import Fragment, absolute_data, open_fragments, refus
 from data_recipes.schema import describe
 from zoo.bench.figures import panels, quality_against_memory
 from zoo.bench.leaderboard import Row, build_rows, rich_table, write_leaderboard
+from zoo.bench.page import write_page
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.result import Result
 from zoo.bench.runner import run_all
@@ -77,7 +78,7 @@ def bench(options: BenchOptions) -> int:
     except KeyboardInterrupt:
         console.print("finished runs are kept; give the same command again to go on")
         raise
-    rows = report(results, fragments, suite, out, console, own_data=bool(options.data))
+    rows = report(results, fragments, suite, out, console, own_data=bool(options.data), pictures=options.pictures)
     return 0 if all(row.status == "ok" for row in rows) else 1
 
 
@@ -106,8 +107,9 @@ def report(
     console: Console,
     *,
     own_data: bool = False,
+    pictures: bool = True,
 ) -> list[Row]:
-    """Write leaderboard and pictures of finished runs and show the table."""
+    """Write leaderboard, page and pictures of finished runs and show the table; numbers alone without `pictures`."""
     floors = _floors(results, suite)
     rows = build_rows(results, out, floors=floors)
     title = f"inkzoo, suite {suite.name}" + (f" on {', '.join(fragments)}" if own_data else "")
@@ -115,14 +117,15 @@ def report(
     good = next((result for result in results if result.status == "ok"), None)
     meta = {"suite": suite.model_dump(mode="json"), "environment": good.environment if good else {}}
     write_leaderboard(rows, out, title=title, caption=caption, meta=meta)
-    pictures = panels(results, fragments, out)
+    write_page(rows, results, fragments, out, title=title, caption=caption, meta=meta, pictures=pictures)
+    drawn = panels(results, fragments, out) if pictures else []
     if quality_against_memory(rows, out / "quality_memory.png", title):
-        pictures.insert(0, out / "quality_memory.png")
+        drawn.insert(0, out / "quality_memory.png")
     console.print()
     console.print(rich_table(rows, title))
     for line in caption:
         console.print(f"[dim]{escape(line)}[/]")
-    console.print(f"\nWritten to {escape(str(out))}: leaderboard.md, .csv, .json" + _names(pictures))
+    console.print(f"\nWritten to {escape(str(out))}: leaderboard.html, .md, .csv, .json" + _names(drawn))
     return rows
 
 

@@ -1,0 +1,296 @@
+"""The page of a bench as text: what it holds, that it is one file, and that nothing said in it becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_recipes.regions import Rect
+from tests.zoo import page_example as example
+from zoo.bench.leaderboard import Row
+from zoo.bench.page import pictures
+from zoo.bench.page.charts import pareto, thinned
+from zoo.bench.page.content import columns, flat, headline
+from zoo.bench.page.scale import Scale
+from zoo.card import ModelCard
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'></script><script>alert(2)</script>${alert(3)}{{7*7}}\u2028&amp;"
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes, the text of its scripts, and all other text."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.inside = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self.text += " "
+        if tag in ("script", "style"):
+            self.inside = tag
+            self.scripts += [""] if tag == "script" else []
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = "" if tag == self.inside else self.inside
+        self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts[-1] += data
+        elif not self.inside:
+            self.text += data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> str:
+    fragments = [example.fragment("one"), example.fragment("two", seed=1)]
+    out = tmp_path_factory.mktemp("ordinary")
+    results = example.bench(out, fragments, failed={"too_large": "needs 14 GiB, 12 are free"})
+    return example.page(out, fragments, results)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Everything that comes from outside is hostile: names of models, files, suite, hardware, and reasons."""
+    of = example.fragment(HOSTILE.replace("/", "_"))
+    out = tmp_path_factory.mktemp("hostile")
+    models = {HOSTILE: (0.7, 100.0, 0.1), "zmean": (0.3, 50.0, 0.1)}
+    results = example.bench(out, [of], models, failed={f"{HOSTILE} too": HOSTILE})
+    results[0].environment["hardware"] = HOSTILE
+    results[0].cost["precision"] = HOSTILE
+    return example.page(out, [of], results, title=HOSTILE)
+
+
+def test_a_page_is_one_file_that_asks_for_nothing(ordinary: str) -> None:
+    page = Elements(ordinary)
+    assert not page.of("link")[1:] and page.of("link")[0]["href"] == "data:,"
+    assert all((image.get("src") or "data:image/").startswith("data:image/") for image in page.of("img"))
+    assert not [s for s in page.of("script") if "src" in s]
+    assert "@import" not in ordinary and "url(" not in ordinary
+    outside = [a["href"] for a in page.of("a") if not str(a["href"]).startswith("#")]
+    assert outside and all(str(href).startswith("https://") for href in outside), "only papers are linked"
+
+
+def test_no_script_may_run_but_the_pages_own(ordinary: str) -> None:
+    page = Elements(ordinary)
+    (policy,) = [meta["content"] or "" for meta in page.of("meta") if meta.get("http-equiv")]
+    digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+    assert "innerHTML" not in page.scripts[1] and "insertAdjacentHTML" not in page.scripts[1]
+
+
+def test_the_table_tells_ranks_ties_intervals_floors_and_failures(ordinary: str) -> None:
+    text = " ".join(Elements(ordinary).text.split())
+    assert "1= repmode_tiny" in text and "1= sam_tiny" in text
+    assert "Floors: a claim must exceed them" in text
+    assert "out of memory: needs 14 GiB, 12 are free" in text
+    assert "repmode_tiny has Dice" in text and "sam_tiny cannot be told apart from it." in text
+    assert text.index("Floors: a claim") < text.index("allink 0.2") < text.index("Not scored") < text.index("too_large")
+
+
+def test_the_drawer_tells_card_controls_cost_and_every_fragment(ordinary: str) -> None:
+    details = ordinary[ordinary.index('<dialog class="drawer" id="m0-details"') : ordinary.index('id="m1-details"')]
+    text = " ".join(Elements(details).text.split())
+    for words in ("RepMode: Learning to Re-parameterize", "licence", "native input", "differs from the paper"):
+        assert words in text
+    for words in ("zmean +0.", "null 97.5 %", "leak, px", "false ink", "0.420", "times scored", "without two 1"):
+        assert words in text
+    for words in ("peak memory of training 223 MB", "lr 0.001", "loss.dice 1", "tile 32 px × 8 layers"):
+        assert words in text
+
+
+def test_hostile_text_stays_text(hostile: str) -> None:
+    page = Elements(hostile)
+    assert len(page.of("script")) == 2
+    assert not [attributes for _, attributes in page.found if any(name.startswith("on") for name in attributes)]
+    assert not [image for image in page.of("img") if image.get("src") == "x"]
+    assert page.text.count(HOSTILE) > 10
+    assert "49" not in {part.strip() for part in page.text.split(HOSTILE[:10])}, "no template in the data is run"
+    assert any(row.get("data-label") == HOSTILE for row in page.of("tr"))
+
+
+def test_hostile_text_in_the_data_cannot_end_its_script(hostile: str) -> None:
+    data = Elements(hostile).scripts[0]
+    assert not {"<", ">", "&", "\u2028"} & set(data)
+    assert json.loads(data)["points"][0]["label"] == HOSTILE
+
+
+def test_a_card_links_to_a_web_address_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = example.fragment("one")
+    results = example.bench(tmp_path, [of], {"mine": (0.7, 100.0, 0.1)}, seeds=1)
+    card = ModelCard("mine", "mine", summary=HOSTILE, url="javascript:alert(1)", differs=(HOSTILE,))
+    monkeypatch.setattr("zoo.bench.page.content.model_card", lambda name: card)
+    page = Elements(example.page(tmp_path, [of], results))
+    assert not [a for a in page.of("a") if "javascript" in str(a["href"])]
+    assert "javascript:alert(1)" in page.text and page.text.count(HOSTILE) == 2
+
+
+def test_a_model_without_a_card_still_has_a_page(tmp_path: Path) -> None:
+    of = example.fragment("one")
+    run = example.spec("foreign", of.name, of.shape, model="no_such_package:build_it")
+    page = example.page(tmp_path, [of], [example.result(run, of, tmp_path, 0.6)])
+    assert "is its package installed?" in Elements(page).text
+
+
+def test_a_bench_in_which_all_failed_has_a_page_that_says_so(tmp_path: Path) -> None:
+    of = example.fragment("one")
+    results = example.bench(tmp_path, [of], {}, failed={"a": "no data", "b": ""})
+    text = " ".join(Elements(example.page(tmp_path, [of], results)).text.split())
+    assert "Nothing was scored" in text and "out of memory: no data" in text
+
+
+def test_without_pictures_no_pixel_is_in_the_page(tmp_path: Path) -> None:
+    of = example.fragment("one")
+    results = example.bench(tmp_path, [of], seeds=1)
+    assert "data:image/webp" in example.page(tmp_path, [of], results)
+    page = example.page(tmp_path, [of], results, pictures=False)
+    assert "data:image" not in page and "only numbers are published" in page
+
+
+def test_maps_are_shown_where_the_fragment_is_not_at_hand(tmp_path: Path) -> None:
+    of = example.fragment("one")
+    results = example.bench(tmp_path, [of], {"m": (0.7, 100.0, 0.1)}, seeds=1)
+    (region,) = pictures.regions(results, {}, tmp_path, ["m"])
+    assert [picture.key for picture in region.pictures] == ["map m"]
+
+
+def opened(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def test_pictures_are_reduced_and_transparent_where_nothing_counts(tmp_path: Path) -> None:
+    of = example.fragment("wide", shape=(90, 1500))
+    results = example.bench(tmp_path, [of], {"m": (0.7, 100.0, 0.1)}, seeds=1)
+    (region,) = pictures.regions(results, {of.name: of}, tmp_path, ["m"])
+    layer, label, drawn = (opened(picture.uri) for picture in region.pictures)
+    assert layer.size == label.size == drawn.size == (region.width, region.height) == (500, 30)
+    opaque = np.asarray(drawn.convert("RGBA"))[..., 3] > 0
+    papyrus = np.asarray(of.papyrus).reshape(30, 3, 500, 3).mean((1, 3)) >= 0.5
+    assert np.array_equal(opaque, papyrus)
+    counted = np.asarray(label.convert("RGBA"))[..., 3] > 0
+    assert not counted[:, :60].any(), "unsupervised columns are blank in the label"
+    assert np.array_equal(counted[:, 63:], papyrus[:, 63:])
+    ink = np.asarray(of.label).reshape(30, 3, 500, 3).mean((1, 3)) >= 0.5
+    assert np.array_equal(np.asarray(label.convert("L"))[counted] == 255, ink[counted])
+
+
+def test_a_label_that_counts_everywhere_is_one_bit_a_pixel() -> None:
+    image = base64.b64decode(pictures._label(np.eye(64, dtype=bool), np.ones((64, 64), bool)).partition(",")[2])
+    assert image[24] == 1  # the bit depth in PNG's header
+
+
+def test_reduction_is_the_mean_of_blocks_in_bands_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).random((50, 33)).astype(np.float32)
+    outline = Rect(3, 50, 2, 33)
+    whole = pictures._reduced(lambda rect: image[rect.slices], outline, 4)
+    assert whole.shape == (12, 8)
+    assert whole[0, 0] == pytest.approx(image[3:7, 2:6].mean())
+    assert whole[-1, -1] == pytest.approx(image[47:50, 30:33].mean())
+    monkeypatch.setattr(pictures, "_BAND", 33 * 8)
+    assert np.allclose(pictures._reduced(lambda rect: image[rect.slices], outline, 4), whole, atol=1e-6)
+
+
+def test_many_pictures_are_smaller_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = example.fragment("one", shape=(400, 800))
+    results = example.bench(tmp_path, [of], {"m": (0.7, 100.0, 0.1)}, seeds=1)
+    monkeypatch.setattr(pictures, "FULL_SIZE", 1)
+    (region,) = pictures.regions(results, {of.name: of}, tmp_path, ["m"])
+    assert region.width <= pictures.SIDE / math.sqrt(3)
+
+
+def test_a_curve_is_thinned_and_its_gaps_are_left_out(tmp_path: Path) -> None:
+    curve = [(float(step), 2.0 if step % 2 else 1.0) for step in range(2000)]
+    thin = thinned(curve)
+    assert len(thin) == 300 and all(1.3 < loss < 1.7 for _, loss in thin)
+    of = example.fragment("one")
+    (result,) = example.bench(tmp_path, [of], {"m": (0.7, 100.0, 0.1)}, seeds=1)
+    result.curve = [(1.0, 2.0), (2.0, math.nan), (3.0, math.inf), (4.0, 1.0)]
+    data = json.loads(Elements(example.page(tmp_path, [of], [result])).scripts[0])
+    assert data["curves"][0]["points"] == [[1.0, 2.0], [4.0, 1.0]]
+
+
+def row(label: str, dice: float | None, megabytes: float | None = None, **more: Any) -> Row:
+    return Row(label, label, "ok", dice=dice, train_mb=megabytes, **more)
+
+
+def test_the_front_holds_what_nothing_cheaper_equals() -> None:
+    rows = [row("best", 0.8, 400), row("equal, dearer", 0.8, 500), row("small", 0.6, 90), row("beaten", 0.5, 100)]
+    rows += [
+        row("floor", 0.55, 80, floor=True),
+        row("under the floor", 0.5, 85),
+        row("free", 0.9),
+        row("none", None, 5),
+    ]
+    assert pareto(rows, "train_mb", {one.label: one.label for one in rows}) == ["small", "best"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([row("a", 0.8, rank=1), row("b", 0.7, rank=2)], "a leads with Dice 0.800."),
+        (
+            [row("a", 0.8, rank=1), row("b", 0.7, rank=1), row("c", 0.7, rank=1)],
+            "b and c cannot be told apart from it.",
+        ),
+        ([row("a", 0.8), row("b", 0.7)], "No rank is given. a has the highest score"),
+        ([row("f", 0.9, rank=1, floor=True), row("a", 0.8, rank=2)], "A floor leads. The best model is a, rank 2"),
+        ([row("a", 0.8, rank=1), row("f", 0.8, rank=1, floor=True)], "Models and floors share rank 1."),
+        ([row("a", None)], "Nothing was scored"),
+    ],
+)
+def test_the_leading_sentence_says_no_more_than_the_ranks(rows: list[Row], words: str) -> None:
+    assert words in headline(rows)
+
+
+def test_a_measure_that_the_page_does_not_know_is_a_column_too() -> None:
+    rows = [row("a", 0.8, quality={"auc": 0.9, "surface_dice": 0.7, "ece": None})]
+    keys = [column.key for column in columns(rows)]
+    assert keys == ["auc", "surface_dice"]
+
+
+def test_the_scale_has_round_ends_that_hold_every_interval() -> None:
+    scale = Scale.of([row("a", 0.75, dice_low=0.733, dice_high=0.76), row("f", 0.28, dice_low=0.25, floor=True)])
+    assert (scale.low, scale.high, scale.floor) == (pytest.approx(0.2), pytest.approx(0.8), 0.28)
+    assert scale.ticks == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert scale.percent(0.5) == "50.00%"
+    assert Scale.of([row("a", 0.0), row("b", 1.0)]).ticks[-1] == 1
+    assert Scale.of([row("a", 0.5)]).low < Scale.of([row("a", 0.5)]).high
+
+
+def test_nested_settings_are_a_line_each() -> None:
+    nested = {
+        "loss": {"bce": 1},
+        "augment": None,
+        "flip": True,
+        "clip": [0, 255.0],
+        "models": [{"name": "a"}],
+        "no": [],
+    }
+    said = dict(flat(nested))
+    assert said == {
+        "loss.bce": "1",
+        "augment": "none",
+        "flip": "yes",
+        "clip": "0, 255",
+        "models.0.name": "a",
+        "no": "none",
+    }

@@ -1,0 +1,115 @@
+"""The page of a bench: `leaderboard.html`, one file that needs no network. Made from rows and Results alone.
+
+Whatever comes from a file name, a card, a label or a reason is text: the template escapes it, the script sets it as
+text, and the page's content policy lets no script run but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from data_recipes.fragment import Fragment
+from zoo.bench.leaderboard import Row
+from zoo.bench.page.charts import chart_data
+from zoo.bench.page.content import columns, entries, flat, headline
+from zoo.bench.page.pictures import Region, regions
+from zoo.bench.page.scale import Scale
+from zoo.bench.result import Result, write_whole
+
+PAGE_FILE = "leaderboard.html"
+_HERE = Path(__file__).parent
+_SCRIPTS = ("page.js", "charts.js", "maps.js")
+
+
+def write_page(
+    rows: Sequence[Row],
+    results: Sequence[Result],
+    fragments: Mapping[str, Fragment],
+    out: Path,
+    *,
+    title: str,
+    caption: Sequence[str],
+    meta: Mapping[str, Any],
+    pictures: bool = True,
+) -> Path:
+    """Write `out`/leaderboard.html, whole or not at all, and say where.
+
+    Args:
+        rows: as `build_rows` orders them.
+        results: their runs; the maps of those that succeeded are looked for in `out`/runs.
+        fragments: name -> fragment, for the CT layer and the label; of one that is missing only maps are shown.
+        caption: what is needed to read the numbers, a line each.
+        meta: `suite` and `environment`, as in leaderboard.json.
+        pictures: False leaves out every pixel of the data, where only numbers may be published.
+    """
+    order = [row.label for row in rows if not row.floor] + [row.label for row in rows if row.floor]
+    shown = regions(results, fragments, out, order) if pictures else []
+    path = out / PAGE_FILE
+    write_whole(path, page_html(rows, results, shown, title=title, caption=caption, meta=meta, pictures=pictures))
+    return path
+
+
+def page_html(
+    rows: Sequence[Row],
+    results: Sequence[Result],
+    shown: Sequence[Region],
+    *,
+    title: str,
+    caption: Sequence[str],
+    meta: Mapping[str, Any],
+    pictures: bool = True,
+) -> str:
+    """The page as text; arguments as for `write_page`, `shown` the test regions with their pictures."""
+    # StrictUndefined: a slip in the template is an error here, not a blank on the page.
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    measures = columns(rows)
+    listed = entries(rows, results, measures)
+    parts = [
+        ("models", "", [entry for entry in listed if entry.part == "models"]),
+        ("floors", "Floors: a claim must exceed them", [entry for entry in listed if entry.part == "floors"]),
+        ("failed", "Not scored", [entry for entry in listed if entry.part == "failed"]),
+    ]
+    suite = dict(meta.get("suite") or {})
+    return environment.get_template("page.html.jinja").render(
+        title=title,
+        about=str(suite.pop("about", "")),
+        headline=headline(rows),
+        facts=_facts(rows, results),
+        columns=measures,
+        parts=[part for part in parts if part[2]],
+        entries=listed,
+        scale=Scale.of(rows),
+        regions=shown,
+        pictures=pictures,
+        chart=chart_data(listed, results),
+        caption=[line.partition(": ") for line in caption],
+        environment=list(flat(meta.get("environment") or {})),
+        suite=list(flat(suite)),
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    )
+
+
+def _facts(rows: Sequence[Row], results: Sequence[Result]) -> list[tuple[str, str]]:
+    good = sum(result.status == "ok" for result in results)
+    marked = sum(bool(row.warnings) for row in rows)
+    found = [
+        ("models", str(sum(not row.floor for row in rows))),
+        ("floors", str(sum(row.floor for row in rows))),
+        ("folds", str(len({result.spec.fold for result in results}))),
+        ("seeds", str(len({result.spec.seed for result in results}))),
+        ("runs finished", f"{good} of {len(results)}"),
+    ]
+    return [*found, *([("rows with a warning", str(marked))] if marked else [])]

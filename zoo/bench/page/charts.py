@@ -1,0 +1,108 @@
+"""The numbers behind the charts, as plain data for the page's script: points, Pareto fronts, learning curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from zoo.bench.leaderboard import Row
+from zoo.bench.page.content import Entry
+from zoo.bench.result import Result
+
+_CURVE_POINTS = 300
+_ALL_POINTS = 30_000  # over all curves, so that a bench of a hundred runs stays a page
+
+MEASURES = {
+    "memory": {
+        "train_mb": "peak memory of training, MB",
+        "inference_mb": "peak memory of inference, MB",
+        "parameters": "parameters",
+    },
+    "time": {
+        "step_seconds": "seconds a training step",
+        "train_seconds": "seconds of training",
+        "seconds_per_megapixel": "seconds a megapixel at inference",
+    },
+}
+
+
+def chart_data(entries: Sequence[Entry], results: Sequence[Result]) -> dict[str, Any]:
+    """Everything the script draws; free of NaN, so that it is JSON."""
+    keys = [key for measures in MEASURES.values() for key in measures]
+    costs = {entry.id: _costs(entry.row) for entry in entries}
+    points = [
+        {
+            "id": entry.id,
+            "label": entry.row.label,
+            "floor": entry.row.floor,
+            "rank": entry.place,
+            "dice": _drawable(entry.row.dice),
+            "low": _drawable(entry.row.dice_low),
+            "high": _drawable(entry.row.dice_high),
+            **costs[entry.id],
+        }
+        for entry in entries
+    ]
+    ids = {entry.row.label: entry.id for entry in entries}
+    drawn = [(run, curve) for run in results if run.spec.label in ids and (curve := finite(run.curve))]
+    most = min(_CURVE_POINTS, max(20, _ALL_POINTS // max(len(drawn), 1)))
+    return {
+        "points": points,
+        "fronts": {key: pareto([entry.row for entry in entries], key, ids) for key in keys},
+        "measures": {
+            name: {key: words for key, words in measures.items() if any(cost[key] for cost in costs.values())}
+            for name, measures in MEASURES.items()
+        },
+        "memory_kind": next((entry.row.memory_kind for entry in entries if entry.row.memory_kind), ""),
+        "curves": [
+            {"id": ids[run.spec.label], "fold": run.spec.fold, "seed": run.spec.seed, "points": thinned(curve, most)}
+            for run, curve in drawn
+        ],
+        "losses": len({str(run.spec.train.get("loss")) for run, _ in drawn}),
+    }
+
+
+def pareto(rows: Sequence[Row], key: str, ids: dict[str, str]) -> list[str]:
+    """Ids of the models that nothing with less of `key` equals in Dice, least first; floors can push one off it."""
+    scored = [(cost, -row.dice, row) for row in rows if row.dice is not None and (cost := _costs(row)[key])]
+    front, best = [], -math.inf
+    for _, dice, row in sorted(scored, key=lambda point: point[:2]):
+        if -dice > best:
+            best = -dice
+            if not row.floor:
+                front.append(ids[row.label])
+    return front
+
+
+def _costs(row: Row) -> dict[str, float | None]:
+    rate = row.megapixels_per_second
+    found: dict[str, float | None] = {
+        "train_mb": row.train_mb,
+        "inference_mb": row.inference_mb,
+        "parameters": row.parameters,
+        "step_seconds": row.step_seconds,
+        "train_seconds": row.train_seconds,
+        "seconds_per_megapixel": 1 / rate if rate else None,
+    }
+    # A log axis has no place for zero.
+    return {key: value if value and value > 0 else None for key, value in ((k, _drawable(v)) for k, v in found.items())}
+
+
+def _drawable(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def finite(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points of a curve that can be drawn; a loss that became NaN leaves a gap."""
+    return [(step, loss) for step, loss in curve if math.isfinite(step) and math.isfinite(loss)]
+
+
+def thinned(curve: Sequence[tuple[float, float]], most: int = _CURVE_POINTS) -> list[tuple[float, float]]:
+    """At most so many points: means of neighbours, rounded to five digits."""
+    points = np.asarray(curve, float)
+    if len(points) > most:
+        points = np.stack([part.mean(0) for part in np.array_split(points, most)])
+    return [(float(f"{step:.5g}"), float(f"{loss:.5g}")) for step, loss in points]

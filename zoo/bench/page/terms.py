@@ -1,0 +1,72 @@
+"""The names under which the page shows a measure, what each means, and how it is written."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Term(NamedTuple):
+    """`title` heads a column, `about` explains it, `views` are the selections of columns that hold it; none: no column.
+
+    A value is written as `pattern` of value × `scale`. `low` marks measures of which less is better.
+    """
+
+    title: str
+    about: str = ""
+    views: tuple[str, ...] = ()
+    pattern: str = "{:.4g}"
+    scale: float = 1.0
+    unit: str = ""
+    low: bool = False
+
+    @property
+    def long(self) -> str:
+        """The title, or what it means where that is short."""
+        return self.about if self.about and len(self.about) <= 40 else self.title
+
+
+_MAIN, _QUALITY, _COST = ("main", "quality"), ("quality",), ("cost",)
+_SHARE = "{:.3f}"
+
+TERMS = {
+    "f05": Term("F0.5", "F with precision weighing twice as much as recall", _QUALITY, _SHARE),
+    "iou": Term("IoU", "intersection over union of ink", _QUALITY, _SHARE),
+    "accuracy": Term("accuracy", "share of pixels called rightly", _QUALITY, _SHARE),
+    "auc": Term("AUC", "area under the ROC curve over pixels; .5 says nothing", _MAIN, _SHARE),
+    "auc_blocks": Term("AUC 16 px", "AUC over blocks of 16 px", _QUALITY, _SHARE),
+    "auc_rows": Term(
+        "AUC in rows", "AUC of blocks within their own row: what the lines' layout cannot give", _QUALITY, _SHARE
+    ),
+    "ap": Term("AP", "average precision", _MAIN, _SHARE),
+    "ap_lift": Term("lift", "AP over the share of ink; 1 says nothing", _QUALITY, "{:.2f}"),
+    "ece": Term("ECE", "expected calibration error", _QUALITY, _SHARE, low=True),
+    "prevalence": Term("ink", "share of ink among the pixels that count", (), "{:.1f} %", 100),
+    "null_high": Term("null 97.5 %", "97.5th percentile of the block AUC of its own map, shifted", _QUALITY, _SHARE),
+    "false_ink_on_blank": Term(
+        "false ink", "share of blank papyrus that is called ink", _QUALITY, "{:.2f} %", 100, low=True
+    ),
+    "calibration_dice": Term("Dice, calibration", "Dice where the threshold was chosen", (), _SHARE),
+    "threshold": Term("threshold", "chosen on the training side", (), _SHARE),
+    "leak": Term("leak, px", "test pixels seen in training"),
+    "dice": Term("Dice", "", (), _SHARE),
+    "parameters": Term("parameters", "parameters", _COST, "{:.2f} M", 1e-6, low=True),
+    "train_mb": Term("train MB", "peak memory of training", ("main", "cost"), "{:,.0f}", low=True),
+    "inference_mb": Term("infer MB", "peak memory of inference", _COST, "{:,.0f}", low=True),
+    "step_seconds": Term("s/step", "seconds a training step", ("main", "cost"), "{:.3f}", 1, " s", low=True),
+    "steps": Term("steps", "training steps", _COST, "{:,.0f}", low=True),
+    "train_seconds": Term("train s", "seconds of training", _COST, "{:,.0f}", 1, " s", low=True),
+    "megapixels_per_second": Term("MP/s", "megapixels a second at inference", _COST, "{:.3g}", 1, " MP/s"),
+    "seconds_per_megapixel": Term("s/MP", "seconds a megapixel at inference", (), "{:.3g}", low=True),
+    "samples": Term("samples", "tiles seen in training", (), "{:,.0f}"),
+    "train_bytes": Term("", "peak memory of training", (), "{:,.0f}", 2**-20, " MB"),
+    "train_bytes_reserved": Term("", "reserved in training", (), "{:,.0f}", 2**-20, " MB"),
+    "inference_bytes": Term("", "peak memory of inference", (), "{:,.0f}", 2**-20, " MB"),
+    "inference_bytes_reserved": Term("", "reserved at inference", (), "{:,.0f}", 2**-20, " MB"),
+    "inference_seconds": Term("", "seconds of inference", (), "{:.3g}", 1, " s"),
+    "memory_kind": Term("kind of memory"),
+}
+
+FLOOR_NOTES = {
+    "allink": "Everything is called ink. It needs no volume.",
+    "layout": "The ink frequency of each row and column of the training region. It needs no volume.",
+}
