@@ -164,6 +164,9 @@ def _bad(tmp_path: Path, what: str) -> Path:
             path.write_bytes(b"nothing of the kind")
         case "threshold":
             path = write_zarr(tmp_path / "bad.zarr", values(), {"threshold": 128})
+        case "seen":
+            checkpoint = {"path": "a", "sha256": "b", "model": "c", "seen": {"one": [1, 2, 3, 4]}}
+            path = write_zarr(tmp_path / "bad.zarr", values(), {"checkpoints": [checkpoint]})
         case "provenance":
             path = tmp_path / "bad.tif"
             tifffile.imwrite(path, values(), description=json.dumps({"inkzoo": {"prediction": 3}}), metadata=None)
@@ -185,6 +188,7 @@ def _bad(tmp_path: Path, what: str) -> Path:
         ("colour", "colour image"),
         ("no png", "not a readable PNG"),
         ("threshold", "threshold 128"),
+        ("seen", "for each fragment a list of"),
         ("provenance", "provenance is int"),
     ],
 )

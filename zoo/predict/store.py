@@ -94,7 +94,7 @@ class MapStore:
                 claimed = FileLock(mine).acquire(timeout=0)
             except Timeout:
                 raise ValueError(
-                    f"{self.path}: another process is at part {part + 1} of {parts}; wait for it"
+                    f"{self.path}: another process is at part {part} of its {parts}; wait for it"
                 ) from None
         with claimed:
             yield

@@ -1,0 +1,204 @@
+"""`python -m zoo.predict` as a person runs it: one map, parts, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from tests.zoo.segments import CONTRACT, KNOWN, tree, wake, write_checkpoint, write_mask, write_segment
+from zoo.predict.__main__ import PredictOptions, ReduceOptions
+from zoo.predict.command import predict_command, reduce_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    mask = np.ones((300, 520), bool)
+    mask[200:, :180] = False
+    write_mask(write_segment(folder / "segment", 300, 520), mask)
+    write_checkpoint(folder / "a.safetensors")
+    write_checkpoint(folder / "b.safetensors", seed=1)
+    return folder
+
+
+def predict(home: Path, out: str, checkpoint: str = "a.safetensors", **options: object) -> int:
+    said = {"device": "cpu", "shard": 256, "overlap": 0.25, **options}
+    names = ",".join(str(home / name) for name in checkpoint.split(","))
+    return predict_command(PredictOptions(str(home / "segment"), names, home / out, **said))  # pyright: ignore
+
+
+def map_of(home: Path, out: str) -> np.ndarray:
+    return np.asarray(zarr.open_array(home / out / "0", mode="r")[:])
+
+
+def provenance(home: Path, out: str) -> dict:
+    return zarr.open_group(home / out, mode="r").attrs["inkzoo"]["prediction"]  # pyright: ignore
+
+
+def test_parts_and_reduce_give_the_bytes_of_one_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(home, "one.zarr", also=("tif", "csv")) == 0
+    told = capsys.readouterr().err
+    for words in ("300×520 px, layers 0 to 4", "depthcnn_tiny on cpu", "Mpx/s", "no --threshold", "one.tif"):
+        assert words in told
+    for part in (2, 0):
+        assert predict(home, "parts.zarr", num_parts=3, part_id=part) == 0
+    with pytest.raises(ValueError, match=r"2 of 6 shards are missing, of part 1 \(2 shards\).*--part-id 1"):
+        reduce_command(ReduceOptions(home / "parts.zarr"))
+    with pytest.raises(ValueError, match="begun with another overlap"):
+        predict(home, "parts.zarr", num_parts=3, part_id=1, overlap=0.5)
+    assert predict(home, "parts.zarr", num_parts=3, part_id=1) == 0
+    assert reduce_command(ReduceOptions(home / "parts.zarr", also=("tif", "csv"))) == 0
+    assert map_of(home, "one.zarr")[:200].std() > 1
+    assert tree(home / "one.zarr") == tree(home / "parts.zarr")
+    assert (home / "one.tif").read_bytes() == (home / "parts.tif").read_bytes()
+    with pytest.raises(FileExistsError, match="exists already"):
+        predict(home, "one.zarr")
+
+
+def test_what_decided_a_map_is_in_it(home: Path) -> None:
+    predict(home, "said.zarr", "a.safetensors,b.safetensors", threshold=0.4, tta="flips", blend="gaussian")
+    said = provenance(home, "said.zarr")
+    assert said["threshold"] == 0.4
+    assert (said["tta"], said["blend"], said["overlap"]) == ("flips", "gaussian", 0.25)
+    assert [len(ref["sha256"]) for ref in said["checkpoints"]] == [64, 64]
+    assert said["contract"]["mean"] == CONTRACT.mean
+    assert said["trained_on"] == ["somewhere"]
+    assert set(said["versions"]) == {"inkzoo", "torch", "python"}
+    assert said["precision"] in ("fp32", "bf16")
+
+
+def test_several_checkpoints_are_averaged(home: Path) -> None:
+    for out, names in (
+        ("ma.zarr", "a.safetensors"),
+        ("mb.zarr", "b.safetensors"),
+        ("ab.zarr", "a.safetensors,b.safetensors"),
+    ):
+        predict(home, out, names, precision="fp32", dtype="float16")
+    mean = (map_of(home, "ma.zarr").astype(float) + map_of(home, "mb.zarr")) / 2
+    np.testing.assert_allclose(map_of(home, "ab.zarr"), mean, atol=2e-3)
+    assert np.abs(map_of(home, "ma.zarr").astype(float) - map_of(home, "mb.zarr")).max() > 0.01
+
+
+def test_both_directions_are_two_maps(home: Path) -> None:
+    predict(home, "way.zarr", direction="both", dtype="float16")
+    forward, reverse = map_of(home, "way.forward.zarr"), map_of(home, "way.reverse.zarr")
+    assert (forward != reverse).any()
+    assert provenance(home, "way.reverse.zarr")["contract"]["direction"] == "reverse"
+
+
+def test_the_same_layers_in_another_layout_give_the_same_map(home: Path) -> None:
+    from data_recipes.convert import convert
+
+    predict(home, "tiff.zarr")
+    convert(home / "segment", home / "segment.zarr", progress=False)
+    shutil.copytree(home / "segment.zarr", home / "again/segment.zarr")
+    for path in (home / "segment.zarr", home / "again"):
+        out = f"{path.parent.name}-{path.name}-map.zarr"
+        options = PredictOptions(
+            str(path), str(home / "a.safetensors"), home / out, device="cpu", shard=256, overlap=0.25
+        )
+        assert predict_command(options) == 0
+        assert np.array_equal(map_of(home, out), map_of(home, "tiff.zarr"))
+
+
+def test_a_voxel_size_that_differs_is_resampled_on_request(home: Path, tmp_path: Path) -> None:
+    write_segment(tmp_path / "coarse", 60, 70, known=KNOWN.replace("7.91", "15.82"))
+    given = (str(tmp_path / "coarse"), str(home / "a.safetensors"))
+    with pytest.raises(ValueError, match="--voxel-size resample"):
+        predict_command(PredictOptions(*given, tmp_path / "no.zarr", device="cpu"))
+    predict_command(PredictOptions(*given, tmp_path / "fine.zarr", device="cpu", voxel_size="resample"))
+    assert map_of(tmp_path, "fine.zarr").shape == (120, 140)
+    assert provenance(tmp_path, "fine.zarr")["voxel_um"] == pytest.approx(7.91)
+    assert provenance(tmp_path, "fine.zarr")["resampled"] == pytest.approx(2.0)
+
+
+def test_the_task_is_that_of_the_fragment_or_asked_for(tmp_path: Path) -> None:
+    from zoo import create_model
+    from zoo.checkpoint import save_checkpoint
+
+    write_segment(tmp_path / "segment", 40, 40)
+    model = create_model("repmode_tiny", depth=5, tile=32, tasks=3)
+    wake(model, tasks=3)
+    save_checkpoint(
+        tmp_path / "r.safetensors",
+        model,
+        name="repmode_tiny",
+        options={"tasks": 3},
+        contract=CONTRACT,
+        config={"tasks": {"segment": 2, "other": 0}},
+    )
+    given = (str(tmp_path / "segment"), str(tmp_path / "r.safetensors"))
+    for out, task, number in (("own.zarr", None, 2), ("named.zarr", "other", 0), ("number.zarr", "1", 1)):
+        assert predict_command(PredictOptions(*given, tmp_path / out, device="cpu", task=task, dtype="float16")) == 0
+        assert provenance(tmp_path, out)["task"] == number
+    assert (map_of(tmp_path, "own.zarr") != map_of(tmp_path, "named.zarr")).any()
+    with pytest.raises(ValueError, match=r"--task 7 is unknown; give one of 2 \(segment\), 0 \(other\)"):
+        predict_command(PredictOptions(*given, tmp_path / "no.zarr", device="cpu", task="7"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"out": "map.jpg"}, "must end in .zarr, .tif or .png"),
+        ({"num_parts": 2, "part_id": 2}, "ids go from 0"),
+        ({"shard": 100}, "a multiple of 256"),
+        ({"batch_size": 0}, "--batch-size 0 is not possible"),
+        ({"threshold": 2.0}, "a probability from 0 to 1"),
+        ({"overlap": 0.95}, "overlap 0.95 is not possible"),
+        ({"stride": 100}, "stride 100 px is not possible"),
+        ({"tile": 17}, "depthcnn_tiny: H 17 px is not possible"),
+        ({"layer_start": 3}, "layers 3 to 7 are needed, it has 0 to 4"),
+        ({"task": "1"}, "built for one task"),
+        ({"checkpoint": "a.safetensors,none.safetensors"}, "no such checkpoint"),
+        ({"mask": Path("nowhere.png")}, "--mask nowhere.png: no such file"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_is_written(home: Path, options: dict, words: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        predict(home, **{"out": "never.zarr", **options})
+    assert not list(home.glob("never*"))
+
+
+def test_checkpoints_that_read_differently_are_not_averaged(home: Path) -> None:
+    write_checkpoint(home / "c.safetensors", contract=CONTRACT.model_copy(update={"offset": 1}))
+    with pytest.raises(ValueError, match=r"reads other layers than .*a.safetensors \(offset\)"):
+        predict(home, "never.zarr", "a.safetensors,c.safetensors")
+
+
+def test_a_mistake_on_the_command_line_is_one_line(home: Path) -> None:
+    command = [sys.executable, "-m", "zoo.predict", str(home / "nothing"), str(home / "a.safetensors"), "x.zarr"]
+    done = subprocess.run(
+        command, cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "nothing: no such path" in done.stderr
+
+
+@pytest.mark.slow
+def test_torchrun_shares_a_map_out_and_puts_it_together(home: Path) -> None:
+    predict(home, "alone.zarr")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["zoo.predict", str(home / "segment"), str(home / "a.safetensors"), str(home / "shared.zarr")]
+    command += ["--device", "cpu", "--shard", "256", "--overlap", "0.25"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert tree(home / "alone.zarr") == tree(home / "shared.zarr")
+
+
+def test_the_plan_lies_beside_an_unfinished_map(home: Path) -> None:
+    predict(home, "open.zarr", num_parts=2, part_id=0)
+    plan = json.loads((home / "open.zarr.partial/.inkzoo/plan.json").read_text())
+    assert plan["shape"] == [300, 520]
+    assert not (home / "open.zarr").exists()
