@@ -11,12 +11,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from data_recipes.formats.layout import Layout
 from data_recipes.formats.transfer import Span, fetch, number, told
 
 Key = tuple[str, Span | None]
@@ -108,50 +107,13 @@ cache = ChunkCache()
 os.register_at_fork(after_in_child=cache.clear)
 
 
-class Damaged(ValueError):
-    """Bytes that cannot be a chunk's, although the server sent them as such."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What an array's metadata say of its stored files, as far as it tells damage from absence."""
-
-    sharded: bool
-    index_at_start: bool
-    blosc: bool
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, Any]) -> Layout:
-        """From the content of .zarray or zarr.json."""
-        if "codecs" not in metadata:
-            return cls(False, False, (metadata.get("compressor") or {}).get("id") == "blosc")
-        codecs = metadata["codecs"]
-        shard = next((c["configuration"] for c in codecs if c.get("name") == "sharding_indexed"), None)
-        last = (codecs if shard is None else shard["codecs"])[-1]
-        return cls(shard is not None, (shard or {}).get("index_location") == "start", last.get("name") == "blosc")
-
-    def check(self, body: bytes | None, span: Span | None) -> None:
-        """Damaged if these bytes of a file cannot be right."""
-        index = self.sharded and span is not None and (span[0] == 0 if self.index_at_start else span[0] < 0)
-        if body is None:
-            if span is not None and not index:
-                raise Damaged("the shard has an index, and then is not there")
-        elif not body:
-            raise Damaged("it is empty")
-        elif self.blosc and (span is None) != self.sharded and not index:
-            # blosc is not told how much it was given: it reads on behind the end of a truncated chunk
-            said = int.from_bytes(body[12:16], "little")
-            if len(body) < 16 or said != len(body):
-                raise Damaged(f"{len(body)} bytes, its blosc header promises {said}")
-
-
 class ChunkStore(Store):
     """A zarr store that only reads: metadata as they were read before, chunks through the cache.
 
     Args:
         locate: a chunk's key -> its URL.
         documents: file name -> content, of the metadata.
-        fresh: fetch anew what the cache holds.
+        fresh: fetch anew what the cache holds, because what came before was damaged.
 
     `asked` lists what was asked for, for messages.
     """
@@ -177,7 +139,7 @@ class ChunkStore(Store):
                 self.asked.append(told(url, span))
             coming = cache.get((url, span), lambda: fetch(url, span), self._fresh)
             body = await asyncio.shield(asyncio.wrap_future(coming))  # others may wait for the same chunk
-            self._layout.check(body, span)
+            self._layout.check(body, span, gone=self._fresh)
         return None if body is None else prototype.buffer.from_bytes(body)
 
     async def get_partial_values(

@@ -21,9 +21,10 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from data_recipes.formats.arrays import LazyArray
+from data_recipes.formats.layout import Layout
 
 if TYPE_CHECKING:
-    from data_recipes.formats.chunk_cache import ChunkStore, Layout
+    from data_recipes.formats.chunk_cache import ChunkStore
 
 CONCURRENT = 16
 """Chunks that one slice asks for at the same time."""
@@ -213,17 +214,12 @@ class RemoteArray(LazyArray):
     def __init__(self, path: RemotePath, documents: Mapping[str, bytes], shape: tuple[int, ...], dtype: np.dtype):
         self.path, self.shape, self.dtype = path, shape, dtype.newbyteorder("=")
         self._documents = dict(documents)
+        self.layout = Layout.of(json.loads(self._documents.get("zarr.json") or self._documents[".zarray"]), str(path))
 
     def _store(self, fresh: bool = False) -> ChunkStore:
         from data_recipes.formats.chunk_cache import ChunkStore
 
-        return ChunkStore(lambda key: str(self.path / key), self._documents, self._layout, fresh)
-
-    @cached_property
-    def _layout(self) -> Layout:
-        from data_recipes.formats.chunk_cache import Layout
-
-        return Layout.of(json.loads(self._documents.get("zarr.json") or self._documents[".zarray"]))
+        return ChunkStore(lambda key: str(self.path / key), self._documents, self.layout, fresh)
 
     @cached_property
     def _array(self) -> Any:
@@ -261,9 +257,10 @@ class RemoteArray(LazyArray):
         limits = Limits.from_environment()
         tries = max(2, limits.tries)
         where, last = str(self.path), Exception()
-        for attempt in range(1, tries):
-            time.sleep(limits.before(attempt))
-            store = self._store(fresh=True)
+        for attempt in range(tries):
+            if attempt:  # not at once: another part of the same shard may have healed its index
+                time.sleep(limits.before(attempt))
+            store = self._store(fresh=attempt > 0)
             try:
                 return zarr.open_array(store, mode="r")[part]
             except RemoteError:

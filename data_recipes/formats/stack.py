@@ -82,7 +82,7 @@ def open_zarr_fragment(path: AnyPath, level: int | None) -> Parts:
         settings=dict((source.attributes.get(OURS) or {}).get("fragment") or {}),
         settings_at=settings_files(source.root),
         full_shape=(shape[0], shape[1]) if coarse else None,
-        notes=_origin(source.attributes) + notes,
+        notes=[*_origin(source.attributes), *source.notes, *notes],
     )
 
 

@@ -140,14 +140,17 @@ async def _fetch(url: str, span: Span | None) -> bytes | None:
                 break
         except TimeoutError:
             reason, wait = f"no answer within {limits.timeout:g} s (INKZOO_REMOTE_TIMEOUT)", 0.0
+        except RemoteError:  # refused: no use in asking again
+            raise
+        except aiohttp.ClientPayloadError:
+            reason, wait = "the answer broke off before its end", 0.0
         except aiohttp.ClientSSLError as error:
             raise RemoteError(f"{url}: no trusted connection ({error}); is the server's certificate valid?") from error
         except (aiohttp.ClientError, OSError) as error:
             reason, wait = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "), 0.0
     tries = "1 try" if tried == 1 else f"{tried} tries"
     raise RemoteError(
-        f"{told(url, span)}: not read, {reason} ({tries}); is the server up and the file there complete? "
-        "the same command again takes it up anew"
+        f"{told(url, span)}: not read: {reason} ({tries}); is the server up, and the upload complete? try again later"
     )
 
 
@@ -259,6 +262,7 @@ def _s3(limits: Limits) -> S3FileSystem:
         config = {
             "connect_timeout": limits.timeout,
             "read_timeout": limits.timeout,
+            "max_pool_connections": 32,
             "retries": {"total_max_attempts": 1},  # `_fetch` repeats, or each try would be several
         }
         anonymous = botocore.session.Session().get_credentials() is None
@@ -294,8 +298,10 @@ def _close_at_exit() -> None:
 def _after_fork() -> None:
     """A child leaves its parent's sockets alone: they are kept here, neither used nor closed."""
     _inherited.append(dict(_clients))
-    if "http" in _clients and (session := _clients["http"]._session) is not None:
-        session.detach()
+    session = getattr(_clients.get("http"), "_session", None)
+    if session is not None:
+        _inherited.append({"connector": session.connector})  # or its end would take the parent's sockets with it
+        session.detach()  # or its end would complain that it was not closed
     _clients.clear()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from data_recipes.formats.arrays import LazyArray, Squeezed
+from data_recipes.formats.layout import Layout
 from data_recipes.formats.remote import AnyPath, RemoteArray, RemotePath
 
 MARKERS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
@@ -108,6 +109,7 @@ class ZarrSource:
     full_shape: tuple[int, ...]
     attributes: dict[str, Any]
     version: str
+    notes: tuple[str, ...] = ()
 
 
 def open_zarr(path: AnyPath, level: int | None = None) -> ZarrSource:
@@ -140,6 +142,7 @@ def open_zarr(path: AnyPath, level: int | None = None) -> ZarrSource:
         attributes=root_meta["attributes"],
         version=("OME-Zarr " + _ome_version(root_meta["attributes"]) if datasets else "zarr")
         + f" (v{root_meta['version']})",
+        notes=_unchecked(root / inside if inside else root),
     )
 
 
@@ -213,6 +216,16 @@ def _array(path: AnyPath) -> LazyArray:
         array = ZarrArray(path, shape, dtype)
     drop = tuple(0 if side == 1 and axis < len(array.shape) - 2 else None for axis, side in enumerate(array.shape))
     return Squeezed(array, drop) if any(at is not None for at in drop) else array
+
+
+def _unchecked(path: AnyPath) -> tuple[str, ...]:
+    """What to say of a remote array whose chunks carry no checksum."""
+    if not isinstance(path, RemotePath):
+        return ()
+    v3 = (path / "zarr.json").is_file()
+    layout = Layout.of(_load(path / "zarr.json" if v3 else path / ".zarray"), str(path))
+    told = "its chunks carry no checksum: what is changed on the way is noticed only where it does not decode any more"
+    return () if layout.checksum else (told,)
 
 
 def _multiscale(attributes: dict[str, Any]) -> dict[str, Any]:

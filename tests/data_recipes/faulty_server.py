@@ -1,6 +1,17 @@
 """An HTTP server on loopback that serves a folder, counts what it is asked for, and misbehaves as it is told.
 
-It answers GET and HEAD, byte ranges too, and so speaks as much of S3 as reading needs (path-style addresses).
+It answers GET, byte ranges too, and so speaks as much of S3 as reading needs (with path-style addresses).
+
+What it can do wrong, besides answering with any HTTP status by its number:
+    drop          close the connection without an answer
+    delay         no answer until the server ends
+    cut           half the body under the Content-Length of all of it
+    cut_stated    half the body under its own Content-Length
+    flip          a bit of each byte turned
+    empty         a body of no bytes, stated as such
+    ignore_range  200 and all of the file
+    wrong_range   other bytes than those asked for, stated as such
+    wait          the right answer, once `go_on` is set
 """
 
 from __future__ import annotations
@@ -16,17 +27,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-FAULTS = ("drop", "delay", "cut", "cut_stated", "flip", "500", "503", "429", "ignore_range", "wrong_range", "empty")
-"""What the server can do wrong, besides any HTTP status by its number:
-drop: close the connection without an answer; delay: none until the client gave up; cut: half the body under the right
-Content-Length; cut_stated: half the body under its own length; flip: a bit of each byte turned; ignore_range: 200 and
-all of the file; wrong_range: the bytes behind those asked for; empty: a body of no bytes, stated as such.
-"""
-
 
 class FaultyServer(ThreadingHTTPServer):
-    """Serves `root`. `faults` maps a pattern of paths (as of fnmatch) to the faults of its first answers, in order; a
-    last `...` repeats the one before it for ever. `asked` counts (path, range) of GET requests."""
+    """Serves `root` at `url`.
+
+    `faults`: pattern of paths (as of fnmatch) -> what goes wrong with the first answers for each file and range, in
+    order; `...` at the end repeats the one before it for ever. `asked` counts the requests by (path, range), `signed`
+    says of each whether it carried credentials.
+    """
 
     daemon_threads = True
 
@@ -37,21 +45,23 @@ class FaultyServer(ThreadingHTTPServer):
         self.faults: dict[str, list] = {}
         self.asked: Counter[tuple[str, str]] = Counter()
         self.signed: list[bool] = []
-        self.connections = 0
-        self.released = threading.Event()
-        self.barrier: threading.Event | None = None
+        self.released, self.go_on = threading.Event(), threading.Event()
         self._seen: Counter[tuple[str, str, str]] = Counter()
         self._lock = threading.Lock()
 
     def chunks(self) -> dict[tuple[str, str], int]:
-        """How often each file, or span of one, that is no metadata was asked for."""
-        return {key: n for key, n in self.asked.items() if not key[0].endswith((".json", ".yaml")) and "/.z" not in key[0]}
+        """How often each file, or range of one, was asked for that is no metadata."""
+        names = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata", "fragment.yaml")
+        return {key: count for key, count in self.asked.items() if not key[0].endswith(names)}
 
     def forget(self) -> None:
-        self.asked.clear()
-        self._seen.clear()
+        """Count, and go through the faults, from the beginning."""
+        with self._lock:
+            self.asked.clear()
+            self._seen.clear()
 
     def fault(self, path: str, span: str) -> str | None:
+        """What goes wrong with this request, which is counted."""
         with self._lock:
             self.asked[path, span] += 1
             for pattern, script in self.faults.items():
@@ -62,10 +72,6 @@ class FaultyServer(ThreadingHTTPServer):
                         number = min(number, len(script) - 2)
                     return script[number] if number < len(script) else None
         return None
-
-    def process_request(self, request, client_address) -> None:
-        self.connections += 1
-        super().process_request(request, client_address)
 
     def handle_error(self, request, client_address) -> None:
         """A client that went away is what these tests are about."""
@@ -79,8 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
         path, span = unquote(self.path.partition("?")[0]), self.headers.get("Range", "")
         self.server.signed.append("Authorization" in self.headers)
         fault = self.server.fault(path, span)
-        if self.server.barrier is not None:
-            self.server.barrier.wait(20)
+        if fault == "wait":
+            self.server.go_on.wait(20)
         if fault == "drop":
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -142,7 +148,6 @@ def serving(root: Path) -> Iterator[FaultyServer]:
             yield server
         finally:
             server.released.set()
-            if server.barrier is not None:
-                server.barrier.set()
+            server.go_on.set()
             server.shutdown()
             thread.join()
