@@ -139,17 +139,18 @@ def document_counts(predicted: Bools, ink: Bools, mask: Bools, *, core: Part | N
     )
 
 
-def strokes_reach(ink: Bools) -> int:
-    """How far from a pixel, px, lies what its counts depend on; `ink` holds the label's widest stroke.
+def strokes_reach(ink: Bools, *, core: Part | None = None) -> int:
+    """How far from a pixel, px, lies what its counts depend on, where the strokes through `core` are the map's widest.
 
     5 times a stroke's half width: a blank pixel that is weighed by a stroke lies a width from its contour, the contour
     half a width from the skeleton, and the skeleton is settled after two sub-iterations of thinning, of one px each,
     for every px of half the width. DRD's 2 px at the least.
     """
-    if not ink.any():
+    core = core or (slice(0, ink.shape[0]), slice(0, ink.shape[1]))
+    if not ink[core].any():
         return 2
-    inside = cv2.distanceTransform(np.pad(ink, 1).view(np.uint8), cv2.DIST_C, 3)
-    return 5 * int(inside.max())
+    inside = cv2.distanceTransform(np.pad(ink, 1).view(np.uint8), cv2.DIST_C, 3)[1:-1, 1:-1]
+    return 5 * int(inside[core].max())
 
 
 # -- DRD ---------------------------------------------------------------------------------------------------------------

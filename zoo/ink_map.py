@@ -181,7 +181,19 @@ def _provenance(path: Path, kept: Any) -> dict[str, Any] | None:
     number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
     if threshold is not None and not (number and 0 <= threshold <= 1):
         raise ValueError(f"{path}: its provenance gives the threshold {threshold!r}, expected a number from 0 to 1")
+    for checkpoint in found.get("checkpoints") or ():
+        seen = checkpoint.get("seen") if isinstance(checkpoint, dict) else 0
+        rects = list(seen.values()) if isinstance(seen, dict) else None if seen is None else [0]
+        if not all(isinstance(of_one, list) and all(map(_is_rect, of_one)) for of_one in rects or ()):
+            raise ValueError(
+                f"{path}: its provenance has the checkpoint {checkpoint!r}; expected path, sha256 and model, and seen: "
+                "for each fragment a list of [y0, y1, x0, x1]"
+            )
     return found
+
+
+def _is_rect(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(side, int) for side in value)
 
 
 def _png_text(path: Path, key: str) -> str | None:

@@ -1,0 +1,458 @@
+"""`python -m zoo.evaluate`: numbers against scikit-learn, what counts, thresholds, files, mistakes, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from sklearn import metrics as sk
+
+from data_recipes.fragment import Fragment, open_fragment
+from data_recipes.regions import Rect
+from zoo.document_metrics import DocumentCounts
+from zoo.evaluate.__main__ import EvaluateOptions
+from zoo.evaluate.command import UPPER_BOUND, evaluate_command
+from zoo.evaluate.curves import curves
+from zoo.evaluate.figures import COLOURS, colour_map
+from zoo.evaluate.score import Evaluation, evaluate, what_counts
+from zoo.ink_map import open_ink_map, stored_form
+from zoo.metrics import InkHistogram, threshold_at
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = (150, 220)
+
+
+def soft(mask: np.ndarray, sigma: float, seed: int = 0, noise: float = 2) -> np.ndarray:
+    """A map that is mostly right: the label out of focus under a noise as coarse."""
+    rough = np.random.default_rng(seed).normal(0, noise, mask.shape).astype(np.float32)
+    return np.clip(cv2.GaussianBlur(mask.astype(np.float32) + rough, (0, 0), sigma), 0, 1)
+
+
+def write_planes(folder: Path, **planes: np.ndarray) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, plane in planes.items():
+        Image.fromarray(plane.astype(np.uint8) * 255).save(folder / f"{folder.name}_{name}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def titles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The title of each picture that would be drawn; drawing takes seconds, so only who asks for `drawn` does any."""
+    seen: list[str] = []
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("zoo.evaluate.command.draw_evaluation", lambda *found: seen.append(found[2]))
+    return seen
+
+
+@pytest.fixture
+def drawn() -> None:
+    """To be asked for by a test that looks at the picture itself."""
+
+
+@pytest.fixture
+def planes() -> dict[str, np.ndarray]:
+    label = np.zeros(SHAPE, np.uint8)
+    cv2.putText(label, "INK", (15, 110), cv2.FONT_HERSHEY_SIMPLEX, 3.3, (1,), 12)
+    mask, supervised, validation = (np.ones(SHAPE, bool) for _ in range(3))
+    mask[:, :20] = False
+    supervised[130:] = False
+    validation[:, 120:] = False
+    return {"inklabels": label, "mask": mask, "supervision_mask": supervised, "validation_mask": validation}
+
+
+@pytest.fixture
+def fragment(tmp_path: Path, planes: dict[str, np.ndarray]) -> Path:
+    return write_planes(tmp_path / "one", **planes)
+
+
+@pytest.fixture
+def prob(planes: dict[str, np.ndarray]) -> np.ndarray:
+    """At bin edges, so that scikit-learn sees the ties that a histogram makes."""
+    raw = soft(planes["inklabels"], 2)
+    return np.vectorize(threshold_at)((raw * 40).astype(int) * 20 + 100)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, prob: np.ndarray) -> Path:
+    np.save(tmp_path / "map.npy", prob)
+    return tmp_path / "map.npy"
+
+
+def run(prediction: Path, fragment: Path | str, **options) -> dict:
+    out = options.pop("out", prediction.parent / "out")
+    evaluate_command(EvaluateOptions(prediction, str(fragment), out=out, **options))
+    return json.loads((out / "evaluation.json").read_text())
+
+
+def write_tiff(path: Path, prob: np.ndarray, **provenance) -> Path:
+    described = json.dumps(stored_form(provenance))
+    tifffile.imwrite(path, (prob * 255).round().astype(np.uint8), description=described, metadata=None)
+    return path
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_pixel_score_is_that_of_scikit_learn(saved, fragment, planes, prob):
+    got = run(saved, fragment, threshold="0.3")["scores"]
+    counted = planes["mask"] & planes["supervision_mask"]
+    truth, score = planes["inklabels"][counted] > 0, prob[counted]
+    ink = score >= 0.3
+    precision, recall = sk.precision_score(truth, ink), sk.recall_score(truth, ink)
+    expected = {
+        "dice": sk.f1_score(truth, ink),
+        "f05": sk.fbeta_score(truth, ink, beta=0.5),
+        "iou": sk.jaccard_score(truth, ink),
+        "accuracy": sk.accuracy_score(truth, ink),
+        "precision": precision,
+        "recall": recall,
+        "ap": sk.average_precision_score(truth, score),
+        "ap_lift": sk.average_precision_score(truth, score) / truth.mean(),
+        "auc": sk.roc_auc_score(truth, score),
+        "prevalence": truth.mean(),
+    }
+    assert {name: got[name] for name in expected} == pytest.approx(expected)
+    assert 0.5 < got["pseudo_f"] < 1 and 0.5 < got["centre_line_recall"] <= 1 and got["drd"] > 0
+
+
+def test_curves_are_those_of_scikit_learn(planes, prob):
+    truth = planes["inklabels"] > 0
+    got = curves(InkHistogram().add(prob, truth))
+    precision, recall, threshold = sk.precision_recall_curve(truth.ravel(), prob.ravel())
+    np.testing.assert_allclose(got.threshold[:-1], threshold)
+    np.testing.assert_allclose(got.recall, recall)
+    np.testing.assert_allclose(got.precision[:-1], precision[:-1])
+    assert math.isnan(got.precision[-1]), "nothing is predicted above 1"
+    fpr, tpr, _ = sk.roc_curve(truth.ravel(), prob.ravel(), drop_intermediate=False)
+    np.testing.assert_allclose(got.false_positive_rate[::-1], fpr)
+    np.testing.assert_allclose(got.recall[::-1], tpr)
+    dice = [sk.f1_score(truth.ravel(), prob.ravel() >= edge) for edge in threshold]
+    np.testing.assert_allclose(got.dice[:-1], dice)
+
+
+@pytest.mark.parametrize("ink", [0, 1])
+def test_curves_of_a_label_of_one_class_have_no_value_where_there_is_none(ink):
+    got = curves(InkHistogram().add(np.full((4, 4), 0.7), np.full((4, 4), ink)))
+    assert np.isnan(got.false_positive_rate if ink else got.recall).all()
+    assert len(got.threshold) == 2 and got.dice[0] == ink
+
+
+def test_the_reliability_curve_sums_up_to_the_calibration_error(prob, planes):
+    histogram = InkHistogram().add(prob, planes["inklabels"])
+    got = histogram.reliability()
+    error = (np.abs(got.probability - got.ink) * got.pixels).sum() / got.pixels.sum()
+    assert error == pytest.approx(histogram.calibration_error()) and got.pixels.sum() == prob.size
+    assert (np.diff(got.probability) > 0).all()
+
+
+def same_counts(got: DocumentCounts, expected: DocumentCounts) -> None:
+    for name, value in dataclasses.asdict(expected).items():
+        assert getattr(got, name) == pytest.approx(value, rel=1e-9), name
+
+
+def test_a_map_in_squares_scores_as_the_whole_one(tmp_path):
+    fragment = open_fragment("phantom:dipole:3:384")
+    assert fragment.label is not None
+    np.save(tmp_path / "map.npy", soft(fragment.label[...] > 0, 2, noise=3).astype(np.float16))
+    ink_map = open_ink_map(tmp_path / "map.npy")
+    counted = what_counts(fragment, ink_map.shape, [Rect(0, 200, 0, 384), Rect(100, 281, 30, 333)])
+    whole = evaluate(ink_map, counted, 0.4, square=2048, overlap=128)
+    cut = evaluate(ink_map, counted, 0.4, square=64, overlap=128)
+    assert whole.exact and cut.exact and 16 < cut.overlap < 128
+    assert cut.counts.fp > 100 < cut.counts.fn and cut.counts.centre > 500
+    same_counts(cut.counts, whole.counts)
+    assert cut.histogram == whole.histogram
+    for one, other in zip(dataclasses.astuple(cut.picture), dataclasses.astuple(whole.picture), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    less = evaluate(ink_map, counted, 0.4, square=64, overlap=24)
+    assert less.overlap == 24 and not less.exact
+
+
+def test_the_real_tile_in_squares_scores_as_the_whole_one(real_tile, tmp_path):
+    fragment = open_fragment(real_tile)
+    assert fragment.label is not None
+    np.save(tmp_path / "map.npy", soft(fragment.label[...] > 0, 5, noise=6).astype(np.float16))
+    ink_map = open_ink_map(tmp_path / "map.npy")
+    counted = what_counts(fragment, ink_map.shape)
+    whole = evaluate(ink_map, counted, 0.5, square=4096)
+    cut = evaluate(ink_map, counted, 0.5, square=512)
+    assert cut.exact and cut.counts.half_width > 10
+    same_counts(cut.counts, whole.counts)
+
+
+# -- what counts -------------------------------------------------------------------------------------------------------
+
+
+def test_what_lies_beside_papyrus_and_supervision_never_counts(saved, fragment, planes, prob):
+    before = run(saved, fragment)
+    beside = ~(planes["mask"] & planes["supervision_mask"])
+    np.save(saved, np.where(beside, np.nan, prob))
+    write_planes(fragment, inklabels=np.where(beside, 1 - planes["inklabels"], planes["inklabels"]))
+    after = run(saved, fragment)
+    assert after["counts"] == before["counts"] and after["curves"] == before["curves"]
+    assert after["counts"]["pixels"] == (~beside).sum()
+
+
+def test_regions_and_the_validation_mask_restrict(saved, fragment, planes):
+    counted = planes["mask"] & planes["supervision_mask"]
+    got = run(saved, fragment, region=("10,100,0,90", "50,120,60,150"))
+    inside = np.zeros(SHAPE, bool)
+    inside[10:100, :90] = inside[50:120, 60:150] = True
+    assert got["counts"]["pixels"] == (counted & inside).sum(), "what two regions share counts once"
+    assert len(got["counted"]["rects"]) > 1
+    got = run(saved, fragment, only="validation")
+    assert got["counts"]["pixels"] == (counted & planes["validation_mask"]).sum()
+    assert got["counted"]["only"] == "validation"
+
+
+def test_a_region_is_scored_as_a_fragment_of_its_own(saved, fragment, planes, prob, tmp_path):
+    part = slice(16, 120), slice(24, 200)
+    np.save(tmp_path / "part.npy", prob[part])
+    alone = write_planes(tmp_path / "part", **{name: plane[part] for name, plane in planes.items()})
+    expected = run(tmp_path / "part.npy", alone, out=tmp_path / "alone")["scores"]
+    assert run(saved, fragment, region=("16,120,24,200",))["scores"] == pytest.approx(expected)
+
+
+# -- thresholds and provenance -----------------------------------------------------------------------------------------
+
+
+def test_the_threshold_is_the_stored_one_unless_another_is_given(tmp_path, fragment, prob, saved, capsys):
+    stored = write_tiff(tmp_path / "map.tif", prob, fragment="one", threshold=0.25)
+    got = run(stored, fragment)
+    assert got["threshold"] == {"value": 0.25, "source": "stored with the prediction", "upper_bound": False}
+    assert got["provenance"] == {"fragment": "one", "threshold": 0.25}
+    assert run(stored, fragment, threshold="0.6")["threshold"]["value"] == 0.6
+    capsys.readouterr()
+    assert run(saved, fragment)["threshold"]["value"] == 0.5
+    assert "the prediction holds none" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_best_threshold_is_called_an_upper_bound_wherever_it_shows(saved, fragment, capsys, titles):
+    got = run(saved, fragment, threshold="best")
+    assert got["threshold"]["upper_bound"] and any(UPPER_BOUND in note for note in got["notes"])
+    assert UPPER_BOUND in " ".join(capsys.readouterr().out.split()) and UPPER_BOUND in titles[0]
+    dice = [value for value in got["curves"]["dice"] if value is not None]
+    assert got["scores"]["dice"] == pytest.approx(max(dice), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("seen", "region", "said"),
+    [
+        ({"one": [[0, 150, 0, 110]]}, (), "trained on 50% of the area"),
+        ({"one": [[0, 150, 0, 110]]}, ("0,150,110,220",), None),
+        ({"two": [[0, 150, 0, 110]]}, (), None),
+        (None, (), "does not say where it was trained"),
+    ],
+)
+def test_a_map_of_a_model_that_was_trained_here_is_no_test_of_it(tmp_path, fragment, prob, seen, region, said):
+    checkpoint = {"path": "/runs/a/last.safetensors", "sha256": "0", "model": "zmean", "seen": seen}
+    path = write_tiff(tmp_path / "map.tif", prob, fragment="one", threshold=0.5, checkpoints=[checkpoint])
+    notes = [note for note in run(path, fragment, region=region)["notes"] if "zmean (last.safetensors)" in note]
+    assert not notes if said is None else said in notes[0]
+
+
+def test_a_map_of_another_fragment_is_named(tmp_path, fragment, prob):
+    path = write_tiff(tmp_path / "map.tif", prob, fragment="another", threshold=0.5)
+    assert "predicted on another, scored on one" in run(path, fragment)["notes"]
+
+
+def test_a_label_of_large_blocks_has_no_drd_and_that_is_said(tmp_path):
+    label = np.kron(np.eye(4, dtype=np.uint8), np.ones((16, 16), np.uint8))
+    fragment = write_planes(tmp_path / "blocks", inklabels=label)
+    np.save(tmp_path / "map.npy", soft(label, 2))
+    got = run(tmp_path / "map.npy", fragment)
+    assert got["scores"]["drd"] is None and any("DRD has none" in note for note in got["notes"])
+
+
+def test_a_fragment_without_ink_gives_no_value_where_there_is_none(tmp_path):
+    fragment = write_planes(tmp_path / "blank", inklabels=np.zeros((40, 300)))
+    np.save(tmp_path / "map.npy", np.zeros((40, 300), np.float32))
+    got = run(tmp_path / "map.npy", fragment)["scores"]
+    assert got["dice"] == got["pseudo_f"] == 1 and got["drd"] == 0
+    assert got["auc"] is got["ap"] is got["centre_line_recall"] is got["precision"] is None
+
+
+# -- the picture -------------------------------------------------------------------------------------------------------
+
+
+def scored(fragment: Fragment, ink_map: Path, threshold: float) -> Evaluation:
+    opened = open_ink_map(ink_map)
+    return evaluate(opened, what_counts(fragment, opened.shape), threshold)
+
+
+def test_the_picture_shows_each_pixel_in_its_colour(saved, fragment, planes, prob):
+    got = colour_map(scored(open_fragment(fragment), saved, 0.3).picture).astype(int)
+    ink, predicted = planes["inklabels"] > 0, prob >= 0.3
+    counted = planes["mask"] & planes["supervision_mask"]
+    which = {"right": ink & predicted, "missed": ink & ~predicted, "false": predicted & ~ink}
+    for name, where in which.items():
+        colour = [int(COLOURS[name][at : at + 2], 16) for at in (1, 3, 5)]
+        assert (got[where & counted] == colour).all() and (where & counted).any(), name
+    rest = got[counted & ~ink & ~predicted]
+    assert (rest == rest[:, :1]).all() and rest.std() > 0, "grey, by the probability"
+    assert (got[~counted] == got[0, 0]).all() and (got[0, 0] > 240).all()
+
+
+def test_colours_are_told_apart_by_colour_blind_readers():
+    """By the lightness that each has for a reader without red or green receptors (Viénot, Brettel, Mollon 1999)."""
+    linear = {
+        name: np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]) ** 2.2
+        for name, colour in COLOURS.items()
+    }
+    protan = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
+    deutan = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
+    for blindness in (protan, deutan):
+        seen = [np.clip(blindness @ colour, 0, 1) ** (1 / 2.2) for colour in linear.values()]
+        apart = [np.abs(one - other).max() for at, one in enumerate(seen) for other in seen[:at]]
+        assert min(apart) > 0.25
+
+
+@pytest.mark.parametrize("shape", [(60, 1800), (1700, 50)])
+def test_maps_of_any_form_are_drawn_reduced(tmp_path, shape, drawn):
+    label = np.zeros(shape)
+    label[:, : shape[1] // 2] = 1
+    fragment = write_planes(tmp_path / "long", inklabels=label)
+    np.save(tmp_path / "map.npy", np.full(shape, 0.6, np.float32))
+    run(tmp_path / "map.npy", fragment)
+    with Image.open(tmp_path / "out" / "evaluation.png") as picture:
+        assert max(picture.size) < 3000
+    found = scored(open_fragment(fragment), tmp_path / "map.npy", 0.5).picture
+    assert max(found.pixels.shape) <= 1600 and found.pixels.sum() == label.size
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": "high"}, "--threshold high: expected a probability from 0 to 1, or best"),
+        ({"threshold": "1.5"}, "--threshold 1.5"),
+        ({"threshold": "nan"}, "--threshold nan"),
+        ({"region": ("1,2,3",)}, "--region 1,2,3: expected Y0,Y1,X0,X1"),
+        ({"region": ("5,5,0,9",)}, "is empty"),
+        ({"region": ("0,151,0,9",)}, "Y0 < Y1 ≤ 150"),
+        ({"region": ("-1,10,0,9",)}, "from 0 on"),
+        ({"region": ("0,50,0,20",)}, "no pixel of the region is papyrus and supervised"),
+    ],
+)
+def test_mistakes_in_options_are_named(saved, fragment, options, message):
+    with pytest.raises(ValueError, match=message.replace("+", r"\+")):
+        run(saved, fragment, **options)
+
+
+def test_a_map_of_another_size_is_not_guessed_at(tmp_path, fragment):
+    np.save(tmp_path / "crop.npy", np.zeros((100, 100), np.float32))
+    with pytest.raises(ValueError, match="100×100 px, one has 150×220; expected the same"):
+        run(tmp_path / "crop.npy", fragment)
+
+
+def test_without_a_label_or_a_validation_mask_nothing_is_scored(tmp_path, saved, planes):
+    bare = write_planes(tmp_path / "bare", mask=planes["mask"])
+    with pytest.raises(ValueError, match="bare: has no ink label"):
+        run(saved, bare)
+    plain = write_planes(tmp_path / "plain", inklabels=planes["inklabels"])
+    with pytest.raises(ValueError, match="plain has no validation mask"):
+        run(saved, plain, only="validation")
+
+
+@pytest.mark.parametrize("value", [math.nan, 1.5, -3.0])
+def test_a_map_that_holds_no_probabilities_is_refused_by_name(saved, fragment, prob, value):
+    prob[60, 60] = value
+    np.save(saved, prob)
+    with pytest.raises(ValueError, match="map.npy: probabilities from 0 to 1 are expected"):
+        run(saved, fragment)
+
+
+def test_a_folder_of_fragments_is_not_one(tmp_path, saved, planes):
+    for name in ("a", "b"):
+        (tmp_path / "many").mkdir(exist_ok=True)
+        write_planes(tmp_path / "many" / name, inklabels=planes["inklabels"])
+    with pytest.raises(ValueError, match="holds 2 fragments"):
+        run(saved, tmp_path / "many")
+
+
+def test_the_command_says_a_mistake_in_one_line_and_loads_no_torch(saved, fragment):
+    source = (
+        "import sys; sys.argv[0] = 'evaluate'\n"
+        "from data_recipes.cli import run_cli\nfrom zoo.evaluate.__main__ import main\n"
+        "try:\n    run_cli(main)\nfinally:\n    assert 'torch' not in sys.modules\n"
+    )
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", source, str(saved), *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    bad = call(str(fragment.parent / "nowhere"))
+    assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
+    good = call(str(fragment), "--region", "0,100,0,100", "0,50,100,200")
+    assert good.returncode == 0, good.stderr
+    assert "Dice" in good.stdout and "map_evaluation/evaluation.png" in good.stdout
+    assert sorted(path.name for path in (saved.parent / "map_evaluation").iterdir()) == [
+        "evaluation.json",
+        "evaluation.png",
+    ]
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+MEMORY = """
+import sys, threading, time
+import numpy as np
+import cv2, imagecodecs, tifffile, scipy.ndimage, rich.table, matplotlib.figure  # code is not data
+import zoo.evaluate.command
+from zoo.evaluate.__main__ import EvaluateOptions
+
+def anonymous():
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+start, peak, running = anonymous(), 0, True
+def watch():
+    global peak
+    while running:
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+watcher = threading.Thread(target=watch)
+watcher.start()
+from pathlib import Path
+zoo.evaluate.command.evaluate_command(EvaluateOptions(Path(sys.argv[1]), sys.argv[2]))
+running = False
+watcher.join()
+print(peak - start)
+"""
+
+
+def test_memory_does_not_know_the_size_of_the_map(tmp_path):
+    side = 14_000  # 392 MB of map, 196 MB of label and as much of papyrus, all of them sparse
+    np.lib.format.open_memmap(tmp_path / "map.npy", mode="w+", dtype=np.float16, shape=(side, side))
+    (tmp_path / "big").mkdir()
+    for name in ("inklabels", "mask"):
+        plane = tifffile.memmap(tmp_path / "big" / f"big_{name}.tif", shape=(side, side), dtype=np.uint8)
+        for y, x in ((1400, 1400), (12_500, 9_000)):
+            cv2.circle(plane[y : y + 400, x : x + 400], (200, 200), 150 if name == "inklabels" else 250, (1,), 30)
+        plane.flush()
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path / "map.npy"), str(tmp_path / "big")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    grown = int(done.stdout.split()[-1])
+    print(f"anonymous memory grew by {grown / 1e6:.0f} MB")
+    assert grown < 400e6

@@ -1,0 +1,233 @@
+"""The body of `python -m zoo.evaluate`: a table on the terminal, and evaluation.json and evaluation.png."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+import zoo
+from data_recipes.files import check_writable, whole_file
+from data_recipes.fragment import Fragment, open_fragments
+from data_recipes.regions import Rect, subtract_all
+from zoo.evaluate.curves import curves
+from zoo.evaluate.figures import draw_evaluation
+from zoo.evaluate.score import Counted, Evaluation, evaluate, histogram_of, what_counts
+from zoo.ink_map import InkMap, open_ink_map
+from zoo.metrics import InkHistogram
+
+if TYPE_CHECKING:
+    from zoo.evaluate.__main__ import EvaluateOptions
+
+UPPER_BOUND = "chosen on this label: an upper bound, not a result"
+_LIBRARIES = ("numpy", "opencv-python-headless", "tifffile", "zarr")
+
+
+def evaluate_command(options: EvaluateOptions) -> None:
+    """As `EvaluateOptions` says. A user's mistake raises ValueError or FileNotFoundError."""
+    given = _threshold(options.threshold)
+    region = [_rect(text) for text in options.region]
+    ink_map = open_ink_map(options.prediction)
+    fragment = _one_fragment(options.fragment)
+    counted = what_counts(fragment, ink_map.shape, region, only=options.only)
+    out = options.out or options.prediction.absolute().parent / f"{options.prediction.stem}_evaluation"
+    check_writable(out)
+
+    histogram = histogram_of(ink_map, counted, _track)
+    threshold, source = _chosen(given, ink_map, histogram)
+    evaluation = evaluate(ink_map, counted, threshold, histogram=histogram, track=_track)
+    notes = [*_notes(ink_map, counted, evaluation), *([f"threshold {source}"] if given == "best" else [])]
+    scores = _scores(evaluation)
+
+    console = Console(highlight=False)
+    what = f"{options.prediction.name} on {fragment.name}"
+    console.print(Text(f"{what}: {_area(evaluation)}"))
+    console.print(Text(f"ink is where the probability is {threshold:.4g} or more ({source})"))
+    console.print(_table(scores, upper=given == "best"))
+    for note in notes:
+        console.print(Text(note, "yellow"))
+    facts = {
+        "prediction": str(options.prediction),
+        "fragment": {"name": fragment.name, "path": str(fragment.path)},
+        "counted": {
+            "only": options.only,
+            "rects": [list(rect) for rect in counted.rects],
+            "planes": {kind: str(path) for kind, path in fragment.sources.items()},
+        },
+        "threshold": {"value": threshold, "source": source, "upper_bound": given == "best"},
+        "scores": scores,
+        "counts": evaluation.counts.__dict__ | {"pixels": histogram.pixels},
+        "curves": {name: _numbers(values) for name, values in curves(histogram)._asdict().items()},
+        "reliability": {name: _numbers(values) for name, values in histogram.reliability()._asdict().items()},
+        "overlap_px": evaluation.overlap,
+        "exact": evaluation.exact,
+        "notes": notes,
+        "provenance": ink_map.provenance or None,
+        "versions": {"inkzoo": zoo.__version__, "python": platform.python_version()}
+        | {name: version(name) for name in _LIBRARIES},
+    }
+    with whole_file(out / "evaluation.json") as partial:
+        partial.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    title = f"{what}, ink at {threshold:.3g}" + (f"\nthreshold {UPPER_BOUND}" if given == "best" else "")
+    draw_evaluation(evaluation, curves(histogram), title, out / "evaluation.png")
+    for name in ("evaluation.json", "evaluation.png"):
+        print(out / name)
+
+
+def _threshold(text: str | None) -> float | str | None:
+    if text is None or text == "best":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"--threshold {text}: expected a probability from 0 to 1, or best") from None
+    if not 0 <= value <= 1:
+        raise ValueError(f"--threshold {text}: expected a probability from 0 to 1, or best")
+    return value
+
+
+def _rect(text: str) -> Rect:
+    try:
+        rect = Rect(*(int(part) for part in text.split(",")))
+    except (ValueError, TypeError):
+        raise ValueError(f"--region {text}: expected Y0,Y1,X0,X1 in px, such as 0,1000,500,1500") from None
+    if rect.y0 >= rect.y1 or rect.x0 >= rect.x1:
+        raise ValueError(f"--region {text}: is empty; expected Y0 < Y1 and X0 < X1")
+    return rect
+
+
+def _one_fragment(data: str) -> Fragment:
+    found = open_fragments([data])
+    if len(found) > 1:
+        raise ValueError(f"{data} holds {len(found)} fragments ({', '.join(found)}); give the path of one")
+    (fragment,) = found.values()
+    return fragment
+
+
+def _chosen(given: float | str | None, ink_map: InkMap, histogram: InkHistogram) -> tuple[float, str]:
+    """The threshold, and in words where it comes from. Never from this label unless that was asked for."""
+    if isinstance(given, float):
+        return given, "given with --threshold"
+    if given == "best":
+        return histogram.best_threshold(), UPPER_BOUND
+    if ink_map.threshold is not None:
+        return float(ink_map.threshold), "stored with the prediction"
+    return 0.5, "not chosen: the prediction holds none; give one with --threshold"
+
+
+def _notes(ink_map: InkMap, counted: Counted, evaluation: Evaluation) -> list[str]:
+    """What a person should know of the map, the label and the numbers."""
+    fragment = counted.fragment
+    notes = list(ink_map.notes)
+    if said := ink_map.provenance.get("fragment"):
+        notes += [f"predicted on {said}, scored on {fragment.name}"] if said != fragment.name else []
+    notes += _seen(ink_map, counted)
+    notes += [note for note in fragment.notes if "mask:" in note]
+    counts = evaluation.counts
+    if counts.distortion and not counts.mixed_blocks:
+        notes.append("no 8×8 block of the label holds both ink and blank (it was drawn in larger ones): DRD has none")
+    if not evaluation.exact:
+        notes.append(
+            f"strokes up to {2 * counts.half_width + 1} px wide: with {evaluation.overlap} px of surroundings, "
+            "pseudo-F and centre lines hang in a small part on how the map was cut"
+        )
+    return notes
+
+
+def _seen(ink_map: InkMap, counted: Counted) -> list[str]:
+    """Whether the models behind the map were trained on what is scored here, as far as its provenance says."""
+    name, said = counted.fragment.name, []
+    for checkpoint in ink_map.provenance.get("checkpoints") or ():
+        model = f"{checkpoint.get('model', 'a model')} ({Path(str(checkpoint.get('path', '?'))).name})"
+        seen = checkpoint.get("seen")
+        if seen is None:
+            said.append(f"{model} does not say where it was trained: whether it has seen this label is not known")
+        elif rects := seen.get(name):
+            left = subtract_all(counted.rects, [Rect(*rect) for rect in rects])
+            share = 1 - sum(rect.area for rect in left) / sum(rect.area for rect in counted.rects)
+            if share:
+                said.append(f"{model} was trained on {share:.0%} of the area scored here: this is no test of it")
+    return said
+
+
+def _scores(evaluation: Evaluation) -> dict[str, float | None]:
+    """Every number of the table; None where there is none."""
+    counts, histogram, at = evaluation.counts, evaluation.histogram, evaluation.counts.confusion
+    values = {
+        "dice": at.fbeta(1),
+        "f05": at.fbeta(0.5),
+        "iou": at.iou(),
+        "accuracy": at.accuracy(),
+        "precision": at.precision(),
+        "recall": at.recall(),
+        "pseudo_f": counts.pseudo_f(),
+        "pseudo_precision": counts.pseudo_precision(),
+        "pseudo_recall": counts.pseudo_recall(),
+        "centre_line_recall": counts.centre_line_recall(),
+        "drd": counts.drd(),
+        "ap": histogram.ap(),
+        "ap_lift": histogram.lift(),
+        "auc": histogram.auc(),
+        "ece": histogram.calibration_error(),
+        "prevalence": histogram.prevalence(),
+    }
+    return {name: None if np.isnan(value) else float(value) for name, value in values.items()}
+
+
+_ROWS = {
+    "dice": ("Dice", ""),
+    "f05": ("F0.5", "precision counts more"),
+    "iou": ("IoU", ""),
+    "accuracy": ("pixel accuracy", ""),
+    "precision": ("precision", ""),
+    "recall": ("recall", ""),
+    "pseudo_f": ("pseudo-F", "a stroke's core counts more than its rim"),
+    "pseudo_precision": ("pseudo-precision", "false ink counts more beside a stroke"),
+    "pseudo_recall": ("pseudo-recall", ""),
+    "centre_line_recall": ("centre-line recall", "share of the label's skeleton that is found"),
+    "drd": ("DRD", "distance reciprocal distortion: 0 is perfect"),
+    "ap": ("AP", "average precision, over all thresholds"),
+    "ap_lift": ("AP lift", "AP over prevalence: 1 is guessing"),
+    "auc": ("AUC", "over all thresholds: 0.5 is guessing"),
+    "ece": ("calibration error", "expected, 15 groups: 0 is perfect"),
+    "prevalence": ("prevalence", "ink's share of what counts"),
+}
+_AT_THRESHOLD = 11  # rows that hang on the threshold
+
+
+def _table(scores: Mapping[str, float | None], *, upper: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("measure", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("", style="dim")
+    for number, (key, (name, told)) in enumerate(_ROWS.items()):
+        value = scores[key]
+        bound = "≤ " if upper and key == "dice" else ""
+        table.add_row(
+            name, "–" if value is None else f"{bound}{value:.4f}", told, end_section=number == _AT_THRESHOLD - 1
+        )
+    return table
+
+
+def _area(evaluation: Evaluation) -> str:
+    rect, pixels = evaluation.picture.rect, evaluation.histogram.pixels
+    return f"{pixels / 1e6:,.2f} Mpx count of {rect.height}×{rect.width}"
+
+
+def _numbers(values: Any) -> list[float | None]:
+    """For JSON, which has no NaN; six digits are finer than the thresholds are."""
+    return [None if np.isnan(value) else float(f"{value:.6g}") for value in values]
+
+
+def _track(squares: Sequence[Rect], what: str) -> Iterable[Rect]:
+    return track(squares, what, console=Console(stderr=True), transient=True)
