@@ -14,7 +14,7 @@ OWN = ("zoo", "data_recipes")
 
 # Module or package of zoo -> what it may import of zoo. Whatever lies inside a package may import that package.
 LEAVES = {"zoo.card", "zoo.configs", "zoo.metrics", "zoo.degrade", "zoo.device", "zoo.memory", "zoo.pretrained"}
-LEAVES |= {"zoo.ink_map"}
+LEAVES |= {"zoo.ink_map", "zoo.cluster"}
 MODEL = {"zoo.card", "zoo.models"}
 LIBRARY = LEAVES | MODEL | {"zoo", "zoo.registry", "zoo.losses", "zoo.significance", "zoo.document_metrics"}
 LIBRARY |= {"zoo.adapter", "zoo.checkpoint", "zoo.cost"}

@@ -54,6 +54,10 @@ class BenchOptions:
     """Where to run; auto takes a GPU when there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
     """Arithmetic of training and prediction."""
+    engine: Literal["local", "ray"] = "local"
+    """ray: send the runs to a Ray cluster (at RAY_ADDRESS, or one started here)."""
+    num_cpus: int = 1
+    """CPUs of each run on a Ray cluster, where it has no GPU."""
     pictures: bool = True
     """Show the data and the maps; --no-pictures where only numbers may be published."""
     list_all: Annotated[bool, arg(name="list")] = False

@@ -17,6 +17,7 @@ from rich.table import Table
 from data_recipes.files import check_writable
 from data_recipes.fragment import Fragment, absolute_data, open_fragments, refuse_test_phantoms
 from data_recipes.schema import describe
+from zoo.bench.cluster import cluster_device, run_all_on_cluster
 from zoo.bench.figures import panels, quality_against_memory
 from zoo.bench.leaderboard import Row, build_rows, rich_table, write_leaderboard
 from zoo.bench.page import write_page
@@ -48,7 +49,8 @@ def bench(options: BenchOptions) -> int:
     data = absolute_data(options.data or suite.data)
     if not data:
         raise ValueError(f"suite {suite.name} has no data of its own; give the fragments with --data PATH")
-    device = str(resolve_device(options.device))
+    on_cluster = options.engine == "ray"
+    device = cluster_device(options.device, options.num_cpus) if on_cluster else str(resolve_device(options.device))
     models = resolve_models(suite, _split(options.models) or None, device)
     out = options.out or Path("runs") / "bench" / suite.name
     check_writable(out)
@@ -74,7 +76,10 @@ def bench(options: BenchOptions) -> int:
         return 0
     try:
         with _sigterm_as_interrupt():
-            results = run_all(specs, out, console)
+            if on_cluster:
+                results = run_all_on_cluster(specs, out, console, cpus=options.num_cpus)
+            else:
+                results = run_all(specs, out, console)
     except KeyboardInterrupt:
         console.print("finished runs are kept; give the same command again to go on")
         raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,6 +23,7 @@ from zoo.bench.worker import INTERRUPTED, SPEC_FILE, TRAINED_FILE
 
 LEDGER = "scored.txt"
 LOCK_FILE = ".lock"
+_LISTEN_SECONDS = 1.0  # Ray's interruption, unlike a signal, does not wake who waits in the system
 
 
 def run_all(specs: list[RunSpec], out: Path, console: Console) -> list[Result]:
@@ -35,40 +38,81 @@ def run_all(specs: list[RunSpec], out: Path, console: Console) -> list[Result]:
         try:
             results[number] = _once(specs, number, out, console, wait=False)
         except Timeout:
-            console.print(f"{_head(specs, number)}  [dim]another bench is at it[/]")
+            console.print(f"{head(specs, number)}  [dim]another bench is at it[/]")
             others.append(number)
     for number in others:
         results[number] = _once(specs, number, out, console, wait=True)
     return [results[number] for number in range(len(specs))]
 
 
-def _head(specs: list[RunSpec], number: int) -> str:
+def head(specs: list[RunSpec], number: int) -> str:
+    """What a run is called on the console."""
     spec = specs[number]
     return f"[bold]{number + 1}/{len(specs)}[/] {escape(spec.label)}  fold {escape(spec.fold)}  seed {spec.seed}"
 
 
+def outcome(done: Result) -> str:
+    """The line that says how a run ended."""
+    if done.status != "ok":
+        return f"    [red]{done.status.replace('_', ' ')}[/]: {escape(done.reason)}"
+    auc = done.quality.get("auc")
+    return f"    Dice {done.quality['dice']:.3f}" + (f"  AUC {auc:.3f}" if auc is not None else "")
+
+
 def _once(specs: list[RunSpec], number: int, out: Path, console: Console, *, wait: bool) -> Result:
     """The result of one run, made here unless there is one; Timeout where another bench is at it and `wait` is off."""
-    spec = specs[number]
+    with _hold(specs[number], out, wait=wait) as folder:
+        done = _ended(folder, failed_too=wait)
+        if done is not None:
+            console.print(f"{head(specs, number)}  [dim]finished before, kept[/]")
+            return _counted(done, folder)
+        console.print(head(specs, number))
+        done = _counted(_run(specs[number], folder), folder)
+        console.print(outcome(done))
+        return done
+
+
+def make_run(spec: RunSpec, out: Path, *, wait: bool) -> tuple[Result, bool]:
+    """The result of one run, and whether it was made just now: `_once` on a machine that works for another one's bench.
+
+    That one counts it, with `count_run`. Timeout where another bench is at it and `wait` is off.
+    """
+    with _hold(spec, out, wait=wait) as folder:
+        done = _ended(folder, failed_too=wait)
+        return (_run(spec, folder), True) if done is None else (done, False)
+
+
+def count_run(done: Result, out: Path) -> Result:
+    """The result of `make_run`, with the number of its scoring."""
+    with _hold(done.spec, out, wait=True) as folder:
+        return _counted(finished(folder) or done, folder)
+
+
+@contextlib.contextmanager
+def _hold(spec: RunSpec, out: Path, *, wait: bool) -> Iterator[Path]:
+    """A run's folder, for this process alone; Timeout where another one is at it and `wait` is off."""
     folder = out / "runs" / spec.run_id
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK_FILE, timeout=-1 if wait else 0):  # a killed process holds no lock
-        done = finished(folder)
-        if done is None and wait and (folder / RESULT_FILE).is_file():
-            done = load_result(folder / RESULT_FILE)  # the other bench's run failed: not tried again at once
-        if done is not None:
-            console.print(f"{_head(specs, number)}  [dim]finished before, kept[/]")
-            return done
-        console.print(_head(specs, number))
-        done = _run(spec, folder)
-        if done.status == "ok":
-            done.times_scored = _count_scoring(spec)
-            done.save(folder)
-            auc = done.quality.get("auc")
-            console.print(f"    Dice {done.quality['dice']:.3f}" + (f"  AUC {auc:.3f}" if auc is not None else ""))
-        else:
-            console.print(f"    [red]{done.status.replace('_', ' ')}[/]: {escape(done.reason)}")
-        return done
+        yield folder
+
+
+def _ended(folder: Path, *, failed_too: bool) -> Result | None:
+    """The result that stands in a run's folder; None where it is to be made.
+
+    `failed_too`: another bench was waited for, so that a failure stands as well, and is not tried again at once.
+    """
+    if failed_too and (folder / RESULT_FILE).is_file():
+        return load_result(folder / RESULT_FILE)
+    return finished(folder)
+
+
+def _counted(done: Result, folder: Path) -> Result:
+    """The result of a run that is held, with the number of its scoring: counted once, by whoever comes to it first."""
+    if done.status == "ok" and not done.times_scored:
+        done.times_scored = _count_scoring(done.spec)
+        done.save(folder)
+    return done
 
 
 def finished(folder: Path) -> Result | None:
@@ -101,7 +145,9 @@ def _child(command: list[str]) -> int:
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
     with subprocess.Popen(command, env=environment) as process:
         try:
-            return process.wait()
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(_LISTEN_SECONDS)
         except KeyboardInterrupt:
             process.terminate()  # a SIGTERM to the bench alone must not leave its worker behind
             process.wait()

@@ -6,7 +6,11 @@ Reads FOLDER/spec.json and always leaves word: FOLDER/trained.json or FOLDER/res
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from zoo.bench.run import score_stage, train_stage
 
 SPEC_FILE, TRAINED_FILE = "spec.json", "trained.json"
 INTERRUPTED = 130
+_LOOK_SECONDS = 1.0
 
 
 def main(stage: str, folder: Path) -> int:
@@ -42,5 +47,18 @@ def main(stage: str, folder: Path) -> int:
     return code
 
 
+def _stop_when_left_alone() -> None:
+    """Stop once the process that waits for this one is gone: its run may be begun again, by another bench or node."""
+    bench = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == bench:
+            time.sleep(_LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    _stop_when_left_alone()
     sys.exit(main(sys.argv[1], Path(sys.argv[2])))
