@@ -22,7 +22,7 @@ from zoo.checkpoint import Loaded
 from zoo.device import resolve_device
 from zoo.predict.finish import DEFAULT_THRESHOLD, finish, form_of, partial_of
 from zoo.predict.fit import fit_bits, fit_scale, fit_window
-from zoo.predict.job import Job, load_models, make_job, open_segment
+from zoo.predict.job import Job, as_trained, load_models, make_job, open_segment
 from zoo.predict.plan import CheckpointRef, Plan, own_part
 from zoo.predict.progress import show_progress
 from zoo.predict.store import MapStore
@@ -199,11 +199,13 @@ def _begin(
     begun = _begun(path)
     if begun is not None and options.precision == "auto":  # chosen once, by who came first
         plan = plan.model_copy(update={"precision": begun.precision})
-    job = make_job(plan, fragment, loaded, device)
+    job = make_job(plan, fragment, as_trained(loaded), device)
     told = plan.precision
     if begun is None and options.precision == "auto":
         plan, moved = job.choose_precision()
-        told = f"{plan.precision}{f' (moves no probability by more than {moved:.4f})' if plan.precision != 'fp32' else ''}"
+        told = (
+            f"{plan.precision}{f' (moves no probability by more than {moved:.4f})' if plan.precision != 'fp32' else ''}"
+        )
     store = MapStore.begin(path, plan)
     height, width = plan.shape
     first, last = plan.contract.window(fragment)

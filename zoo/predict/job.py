@@ -14,7 +14,9 @@ from data_recipes.fragment import Fragment, open_fragments
 from data_recipes.resample import resampled
 from data_recipes.tiles import InputContract
 from zoo.checkpoint import Loaded, load_checkpoint
+from zoo.degrade import Degrade
 from zoo.device import resolve_precision
+from zoo.models.base import InkModel
 from zoo.predict.plan import CheckpointRef, Plan, digest
 from zoo.predict.predictor import Predictor
 from zoo.predict.store import MapStore
@@ -113,21 +115,19 @@ def _reading(contract: InputContract) -> dict[str, object]:
 def make_job(
     plan: Plan,
     fragment: Fragment,
-    loaded: Sequence[Loaded],
+    models: Sequence[tuple[InkModel, InputContract, Degrade | None]],
     device: torch.device,
 ) -> Job:
-    """A job from parts that are open.
+    """A job from what is open: the models, each with the contract and the input degradation that it was trained under.
 
     Raises:
         ValueError: a tile that a model cannot take; a task that it was not built for.
     """
-    bits = {"stored_dtype", "to_uint8"}
-    changed = plan.contract.model_dump(include=bits)
-    for one in loaded:
-        one.model.check_input(torch.empty(1, 1, one.model.depth, plan.tile, plan.tile, device="meta"))
-    models = [(one.model, one.contract.model_copy(update=changed), one.config.get("degrade")) for one in loaded]
+    bits = plan.contract.model_dump(include={"stored_dtype", "to_uint8"})
+    for model, _, _ in models:
+        model.check_input(torch.empty(1, 1, model.depth, plan.tile, plan.tile, device="meta"))
     predictor = Predictor(
-        models,
+        [(model, contract.model_copy(update=bits), degrade) for model, contract, degrade in models],
         device=device,
         precision=plan.precision,
         task=plan.task,
@@ -135,6 +135,11 @@ def make_job(
         compile_models=plan.compiled,
     )
     return Job(plan, fragment, predictor)
+
+
+def as_trained(loaded: Sequence[Loaded]) -> list[tuple[InkModel, InputContract, Degrade | None]]:
+    """Checkpoints as `make_job` takes them."""
+    return [(one.model, one.contract, one.config.get("degrade")) for one in loaded]
 
 
 def reopen(plan: Plan, device: torch.device) -> Job:
@@ -150,4 +155,4 @@ def reopen(plan: Plan, device: torch.device) -> Job:
     for was, (now, _) in zip(plan.checkpoints, loaded, strict=True):
         if was.sha256 != now.sha256:
             raise ValueError(f"{was.path}: has changed since the map was begun")
-    return make_job(plan, fragment, [one for _, one in loaded], device)
+    return make_job(plan, fragment, as_trained([one for _, one in loaded]), device)
