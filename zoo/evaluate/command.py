@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -224,8 +225,10 @@ def _area(evaluation: Evaluation) -> str:
     return f"{pixels / 1e6:,.2f} Mpx count of {rect.height}×{rect.width}"
 
 
-def _numbers(values: Any) -> list[float | None]:
-    """For JSON, which has no NaN; six digits are finer than the thresholds are."""
+def _numbers(values: NDArray[Any]) -> list[float | None]:
+    """For JSON, which has no NaN; six digits are finer than the thresholds are, and counts stay whole."""
+    if values.dtype.kind == "i":
+        return values.tolist()
     return [None if np.isnan(value) else float(f"{value:.6g}") for value in values]
 
 

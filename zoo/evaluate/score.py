@@ -39,16 +39,18 @@ class Counted:
     also: LazyArray | None = None
 
     def read(self, rect: Rect) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(ink, what counts), bool (H, W) each; ink beside what counts is as the label has it."""
+        """(ink, what counts), bool (H, W) each; where nothing counts the label is not read, and there is no ink."""
         mask = np.zeros((rect.height, rect.width), bool)
         for one in self.rects:
             if cut := rect.intersect(one):
                 mask[cut.shift(-rect.y0, -rect.x0).slices] = True
-        if not mask.any():
-            return np.zeros_like(mask), mask
         planes = [self.fragment.papyrus, self.fragment.supervised] + ([] if self.also is None else [self.also])
         for plane in planes:
+            if not mask.any():
+                break
             mask &= plane[rect.slices]
+        if not mask.any():
+            return np.zeros_like(mask), mask
         assert self.fragment.label is not None
         return self.fragment.label[rect.slices] > 0, mask
 
@@ -59,7 +61,7 @@ class Counted:
         return Rect(min(y0), max(y1), min(x0), max(x1))
 
     def squares(self, side: int) -> list[Rect]:
-        """Squares of the fragment's own grid that hold a pixel of the rectangles, cut at their bounds."""
+        """Squares of the fragment's own grid that hold a pixel of the rectangles, cut at its bounds."""
         bounds = self.bounds
         return [
             cut
