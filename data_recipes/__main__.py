@@ -24,7 +24,7 @@ def info(
     """Say what was understood of fragments: format, size, voxel size, papyrus and ink, and what is missing.
 
     Args:
-        paths: Fragments, folders of fragments, or phantom:<ink>:<seed>.
+        paths: Fragments, folders of fragments, URLs of zarrs (https, s3), or phantom:<ink>:<seed>.
         json: Print JSON instead of a table.
         quick: Read headers only; papyrus and ink are not counted.
     """
@@ -45,7 +45,7 @@ def convert(
     """Write a fragment as one sharded zarr that tiles read from fast. The same command continues an interrupted one.
 
     Args:
-        src: Fragment of any format.
+        src: Fragment of any format, or the URL of a zarr (https, s3).
         dst: New path that ends in .zarr.
         to_uint8: How 16 bits become 8: high_byte, or clip:LO:HI. Without it they stay 16.
         chunk: Layers, rows and columns that are decoded at once.

@@ -7,6 +7,7 @@ nothing: fsspec and aiohttp come with the first request, zarr with the first sli
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 import zlib
@@ -46,6 +47,7 @@ class _Known:
         self.files: dict[Parts, Future[bytes | None]] = {}
         self.complete: dict[Parts, Sequence[str]] = {}  # folder -> names that are known to the last one below it
         self.refused: list[str] = []
+        self.process = os.getpid()
 
 
 class RemotePath:
@@ -184,6 +186,9 @@ class RemotePath:
 
     def _ask(self) -> Future[bytes | None]:
         files, parts = self._known.files, self._parts
+        if self._known.process != os.getpid():  # what a parent process was waiting for does not arrive here
+            self._known.process = os.getpid()
+            self._known.files = files = {parts: done for parts, done in files.items() if done.done()}
         if parts not in files:
             if any(parts[: len(at)] == at and self.name in names for at, names in self._known.complete.items()):
                 files[parts] = _done(None)

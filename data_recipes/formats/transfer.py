@@ -248,7 +248,9 @@ async def _read_s3(url: str, span: Span | None, limits: Limits) -> _Answer:
 
 def _http() -> HTTPFileSystem:
     if "http" not in _clients:
-        _clients["http"] = HTTPFileSystem(skip_instance_cache=True, client_kwargs={"trust_env": True})
+        # asynchronous: without it fsspec closes the session in a forked child too, and with it the parent's sockets
+        settings = {"trust_env": True}
+        _clients["http"] = HTTPFileSystem(asynchronous=True, skip_instance_cache=True, client_kwargs=settings)
         _close_at_exit()
     return _clients["http"]
 
@@ -266,7 +268,7 @@ def _s3(limits: Limits) -> S3FileSystem:
             "retries": {"total_max_attempts": 1},  # `_fetch` repeats, or each try would be several
         }
         anonymous = botocore.session.Session().get_credentials() is None
-        _clients[key] = S3FileSystem(skip_instance_cache=True, anon=anonymous, config_kwargs=config)
+        _clients[key] = S3FileSystem(anon=anonymous, config_kwargs=config, asynchronous=True, skip_instance_cache=True)
         _close_at_exit()
     return _clients[key]
 
