@@ -25,7 +25,7 @@ from zoo.bench.result import Result, write_whole
 
 PAGE_FILE = "leaderboard.html"
 _HERE = Path(__file__).parent
-_SCRIPTS = ("page.js", "charts.js", "maps.js")
+_EARLY, _SCRIPTS = "early.js", ("page.js", "charts.js", "maps.js")
 
 
 def write_page(
@@ -72,7 +72,7 @@ def page_html(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    early, script = _read(_EARLY), "\n".join(map(_read, _SCRIPTS))
     measures = columns(rows)
     listed = entries(rows, results, measures)
     parts = [
@@ -81,6 +81,8 @@ def page_html(
         ("failed", "Not scored", [entry for entry in listed if entry.part == "failed"]),
     ]
     suite = dict(meta.get("suite") or {})
+    chart = chart_data(listed, results)
+    with_curve = {curve["id"] for curve in chart["curves"]}
     return environment.get_template("page.html.jinja").render(
         title=title,
         about=str(suite.pop("about", "")),
@@ -92,14 +94,26 @@ def page_html(
         scale=Scale.of(rows),
         regions=shown,
         pictures=pictures,
-        chart=chart_data(listed, results),
+        chart=chart,
+        # Floors last: they are the ones that matter least there.
+        curved=sorted((entry for entry in listed if entry.id in with_curve), key=lambda entry: entry.row.floor),
         caption=[line.partition(": ") for line in caption],
         environment=list(flat(meta.get("environment") or {})),
         suite=list(flat(suite)),
-        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        css=Markup(_read("page.css")),
+        early=Markup(early),
         script=Markup(script),
-        script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        script_hashes=Markup(" ".join(map(_hash, (early, script)))),
     )
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """How a content policy names the script that may run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"
 
 
 def _facts(rows: Sequence[Row], results: Sequence[Result]) -> list[tuple[str, str]]:

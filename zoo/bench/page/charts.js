@@ -241,8 +241,7 @@ for (const name of ["memory", "time"]) {
 
 const DASHES = ["", "6 3", "9 3 2 3"];
 const pointOf = (id) => data.points.find((point) => point.id === id);
-const drawnPoints = data.points.filter(({ id }) => data.curves.some((curve) => curve.id === id));
-const curveIds = [...drawnPoints.filter(({ floor }) => !floor), ...drawnPoints.filter(({ floor }) => floor)].map(({ id }) => id);
+const curveIds = all("#legend button").map(({ dataset }) => dataset.id);
 const styleOf = (id) => {
   if (pointOf(id).floor) return { stroke: "var(--muted)", dash: "2 3" };
   const index = curveIds.indexOf(id);
@@ -297,9 +296,9 @@ function bring(id) {
 
 if (curveIds.length) {
   const legend = one("#legend");
-  for (const [index, id] of curveIds.entries()) {
-    const sample = svg("svg", { viewBox: "0 0 28 10", "aria-hidden": "true" }, svg("path", { class: "curve", d: "M1 5H27", style: strokeOf(id) }));
-    const button = make("button", { type: "button", "aria-pressed": "true" }, sample, labelOf(id));
+  for (const button of all("button", legend)) {
+    const { id } = button.dataset;
+    one("path", button).setAttribute("style", strokeOf(id));
     button.addEventListener("click", () => {
       const off = hiddenCurves();
       if (!off.delete(id)) off.add(id);
@@ -307,7 +306,6 @@ if (curveIds.length) {
     });
     for (const event of ["pointerenter", "focus"]) button.addEventListener(event, () => bring(id));
     for (const event of ["pointerleave", "blur"]) button.addEventListener(event, () => bring(null));
-    legend.append(button);
   }
   const redraw = drawnIn(one("#chart-curves"), curves);
   watch(["off"], () => {

@@ -38,8 +38,14 @@ function change(parts, save = true) {
   for (const { keys, render } of watchers) if (keys.some((key) => changed.includes(key))) render();
   if (save) {
     clearTimeout(saving); // browsers refuse hundreds of changes of the address in a row, as dragging makes
-    saving = setTimeout(() => history.replaceState(null, "", address()), 120);
+    saving = setTimeout(keepInAddress, 120);
   }
+}
+
+function keepInAddress() {
+  try {
+    history.replaceState(null, "", address());
+  } catch { /* a page inside another one's frame has no address of its own */ }
 }
 
 function address() {
@@ -50,16 +56,15 @@ function address() {
 
 function viewOfAddress() {
   const found = { ...defaults };
-  for (const [key, value] of new URLSearchParams(location.hash.slice(1))) if (key in defaults) found[key] = value;
+  for (const [key, value] of new URLSearchParams(location.hash.slice(1))) if (Object.hasOwn(defaults, key)) found[key] = value;
   return found;
 }
 
 Object.assign(view, viewOfAddress());
 window.addEventListener("hashchange", () => change(viewOfAddress(), false));
-document.documentElement.classList.add("scripted");
 
 // Links inside the page scroll; they must not take the view's place in the address.
-for (const link of all('nav a, .skip')) {
+for (const link of all("nav a, .skip")) {
   link.addEventListener("click", (event) => {
     event.preventDefault();
     const target = one(link.getAttribute("href"));
@@ -71,24 +76,10 @@ for (const link of all('nav a, .skip')) {
 
 // ---- Light and dark: the reader's own choice, not part of a link ------------------------------------------------------
 
-function kept(value) {
-  try { // a browser may forbid a file to keep anything
-    if (value === undefined) return localStorage.getItem("inkzoo-theme");
-    localStorage.setItem("inkzoo-theme", value);
-  } catch { /* then it holds until the page is closed */ }
-  return value;
-}
-
-function setTheme(value) {
-  if (value === "light" || value === "dark") document.documentElement.dataset.theme = value;
-  else delete document.documentElement.dataset.theme;
-}
-
 for (const choice of all('[name="theme"]')) {
   choice.checked = choice.value === (kept() || "auto");
   choice.addEventListener("change", () => { kept(choice.value); setTheme(choice.value); });
 }
-setTheme(kept());
 
 // ---- The table: sort, filter, columns -----------------------------------------------------------------------------------
 
@@ -98,7 +89,7 @@ const bodies = all("tbody", table).map((body) => ({ body, rows: all("tr.entry", 
 const allRows = bodies.flatMap(({ rows }) => rows);
 
 function valueOf(row, key) {
-  const text = one(`[data-key="${key}"]`, row)?.dataset.value ?? "";
+  const text = [...row.children].find(({ dataset }) => dataset.key === key)?.dataset.value ?? "";
   if (key === "model") return text;
   return text === "" ? null : Number(text);
 }
