@@ -72,7 +72,8 @@ def test_what_decided_a_map_is_in_it(home: Path) -> None:
     assert (said["tta"], said["blend"], said["overlap"]) == ("flips", "gaussian", 0.25)
     assert [len(ref["sha256"]) for ref in said["checkpoints"]] == [64, 64]
     assert said["contract"]["mean"] == CONTRACT.mean
-    assert said["trained_on"] == ["somewhere"]
+    assert said["checkpoints"][0]["seen"] == {"somewhere": [[0, 8, 0, 8]]}
+    assert said["checkpoints"][0]["normalisation"]["mean"] == CONTRACT.mean
     assert set(said["versions"]) == {"inkzoo", "torch", "python"}
     assert said["precision"] in ("fp32", "bf16")
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def start(folder: Path, out: str, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "zoo.predict", "segment", "a.safetensors", out]
-    command += ["--device", "cpu", "--shard", "256", "--stride", "6", "--also", "tif", "mask", *options]
+    command += ["--device", "cpu", "--shard", "256", "--stride", "8", "--also", "tif", "mask", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -43,7 +43,7 @@ def files_of(folder: Path, out: str) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_killed_at_twenty_random_moments_the_map_is_the_same_byte_for_byte(tmp_path: Path) -> None:
-    write_segment(tmp_path / "segment", 700, 700)
+    write_segment(tmp_path / "segment", 520, 520)
     write_checkpoint(tmp_path / "a.safetensors")
     finish(tmp_path, "whole.zarr")
     whole = files_of(tmp_path, "whole")
@@ -80,7 +80,7 @@ def test_killed_at_twenty_random_moments_the_map_is_the_same_byte_for_byte(tmp_p
 
 @pytest.mark.slow
 def test_four_parts_in_four_processes_at_once_are_the_map_of_one(tmp_path: Path) -> None:
-    write_segment(tmp_path / "segment", 700, 700)
+    write_segment(tmp_path / "segment", 520, 520)
     write_checkpoint(tmp_path / "a.safetensors")
     finish(tmp_path, "whole.zarr")
     parts = [start(tmp_path, "shared.zarr", "--num-parts", "4", "--part-id", str(part)) for part in range(4)]

@@ -269,17 +269,13 @@ def _told_timings(timings: Timings, seconds: float) -> str:
 
 
 def _said(loaded: list[tuple[CheckpointRef, Loaded]]) -> dict[str, Any]:
-    """What provenance takes from the checkpoints: the fragments they were trained on, each model's normalisation."""
-    trained: dict[str, None] = {}
-    for _, one in loaded:
-        record = one.config.get("run") or one.config
-        trained |= dict.fromkeys(record.get("train_rects") or {})
-    return {
-        "trained_on": list(trained),
-        "normalisation": [
-            one.contract.model_dump(mode="json", include={"clip", "divisor", "mean", "std"}) for _, one in loaded
-        ],
-    }
+    """What provenance takes from the checkpoints: where each was trained (None: it does not say), how it normalises."""
+    told = []
+    for ref, one in loaded:
+        seen = (one.config.get("run") or one.config).get("train_rects")
+        how = one.contract.model_dump(mode="json", include={"clip", "divisor", "mean", "std"})
+        told.append({**ref.model_dump(), "seen": seen, "normalisation": how})
+    return {"checkpoints": told}
 
 
 def _finish(
