@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_recipes.files import whole_file
+from zoo.ink_map import stored_form
 
 PREVIEW = 2000
 """px of the longer side of a preview, at most."""
@@ -112,7 +113,7 @@ def run_lengths(level: Any, threshold: float) -> Iterator[tuple[int, int]]:
 
 def described(provenance: Mapping[str, Any]) -> str:
     """Provenance as ASCII JSON, as `zoo.ink_map` reads it."""
-    return json.dumps({"inkzoo": {"prediction": dict(provenance)}})
+    return json.dumps(stored_form(provenance))
 
 
 def _grey_bands(level: Any, threshold: float | None) -> Iterator[NDArray[np.uint8]]:

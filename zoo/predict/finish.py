@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo
+from zoo.ink_map import stored_form
 from zoo.predict.export import write_png, write_preview, write_submission, write_tiff
 from zoo.predict.plan import Plan
 from zoo.predict.pyramid import add_levels, ome_attributes
@@ -66,7 +67,7 @@ def finish(
     group = zarr.open_group(store.path, mode="r+")
     levels = add_levels(group, plan)
     about = {**provenance(plan, threshold), **said}
-    group.attrs.update({**ome_attributes(plan, levels), "inkzoo": {"prediction": about}})
+    group.attrs.update({**ome_attributes(plan, levels), **stored_form(about)})
     finest = group["0"]
     cut = DEFAULT_THRESHOLD if threshold is None else threshold
     forms = list(dict.fromkeys([main, *also]))
