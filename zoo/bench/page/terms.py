@@ -29,6 +29,7 @@ _MAIN, _QUALITY, _COST = ("main", "quality"), ("quality",), ("cost",)
 _SHARE = "{:.3f}"
 
 TERMS = {
+    "dice": Term("Dice", "", (), _SHARE),
     "f05": Term("F0.5", "F with precision weighing twice as much as recall", _QUALITY, _SHARE),
     "iou": Term("IoU", "intersection over union of ink", _QUALITY, _SHARE),
     "accuracy": Term("accuracy", "share of pixels called rightly", _QUALITY, _SHARE),
@@ -48,7 +49,6 @@ TERMS = {
     "calibration_dice": Term("Dice, calibration", "Dice where the threshold was chosen", (), _SHARE),
     "threshold": Term("threshold", "chosen on the training side", (), _SHARE),
     "leak": Term("leak, px", "test pixels seen in training"),
-    "dice": Term("Dice", "", (), _SHARE),
     "parameters": Term("parameters", "parameters", _COST, "{:.2f} M", 1e-6, low=True),
     "train_mb": Term("train MB", "peak memory of training", ("main", "cost"), "{:,.0f}", low=True),
     "inference_mb": Term("infer MB", "peak memory of inference", _COST, "{:,.0f}", low=True),
