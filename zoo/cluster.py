@@ -23,6 +23,7 @@ LOSSES = 3  # of one piece, before it counts as what kills its workers
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0  # for workers that are asked to stop at the next good moment
 _CONNECT_SECONDS = 10.0
+_STARTS = 3  # on a loaded machine a new node may be too late for its own time limits
 _NODE_SECONDS = 10.0  # between two looks at which nodes are left
 _OBJECT_STORE = 100 * 2**20  # bytes: nothing large goes through it, and by itself Ray takes 30 % of the memory
 _QUIET = {
@@ -68,8 +69,11 @@ def connected() -> Iterator[None]:
         _refuse_silent(address)
     terminate = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **settings)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        for left in reversed(range(_STARTS if address == "local" else 1)):
+            with contextlib.suppress(Exception) if left else contextlib.nullcontext():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **settings)
+                break
+    except Exception as error:  # Ray's own are of every kind, bare Exception among them
         where = "no Ray cluster could be started here" if address == "local" else f"RAY_ADDRESS {address}"
         raise ValueError(f"{where}: {error}") from None
     try:
