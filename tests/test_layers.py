@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "zoo.document_metrics": {"zoo.metrics"},
     "zoo.registry": MODEL | {"zoo.configs"},
     "zoo.adapter": MODEL,
-    "zoo.checkpoint": MODEL | {"zoo", "zoo.registry", "zoo.configs"},
+    "zoo.checkpoint": MODEL | {"zoo", "zoo.registry", "zoo.configs", "zoo.degrade"},
     **dict.fromkeys(COMMANDS, LIBRARY),
     "zoo.bench": LIBRARY | COMMANDS,
     "zoo": {"zoo.card", "zoo.registry"},

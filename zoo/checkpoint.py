@@ -24,6 +24,7 @@ from torch import Tensor
 import zoo
 from data_recipes.files import whole_file
 from data_recipes.tiles import InputContract
+from zoo.degrade import Degrade
 from zoo.models.base import InkModel
 from zoo.registry import create_model
 
@@ -51,6 +52,16 @@ class Loaded:
     contract: InputContract
     config: dict[str, Any]
     info: dict[str, Any]
+
+    @property
+    def degrade(self) -> Degrade | None:
+        """How the input was degraded in training, which a prediction has to repeat; None: not at all."""
+        return (self.config.get("train") or {}).get("degrade")
+
+    @property
+    def seen(self) -> dict[str, Any] | None:
+        """Fragment -> rectangles (y0, y1, x0, x1) that it was trained on; None where the checkpoint does not say."""
+        return (self.config.get("run") or self.config).get("train_rects")
 
 
 def save_checkpoint(

@@ -45,7 +45,7 @@ def write_checkpoint(path: Path, *, seed: int = 0, contract: InputContract = CON
     torch.manual_seed(seed)
     model = create_model("depthcnn_tiny", depth=contract.depth, tile=contract.tile, width=4)
     wake(model)
-    config = {"train_rects": {"somewhere": [[0, 8, 0, 8]]}, **options}
+    config = {"train": {"degrade": None}, "train_rects": {"somewhere": [[0, 8, 0, 8]]}, **options}
     return save_checkpoint(path, model, name="depthcnn_tiny", options={"width": 4}, contract=contract, config=config)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from PIL import Image
 
 from tests.zoo.segments import CONTRACT, KNOWN, tree, wake, write_checkpoint, write_mask, write_segment
 from zoo.predict.__main__ import PredictOptions, ReduceOptions
@@ -46,9 +47,9 @@ def provenance(home: Path, out: str) -> dict:
 
 
 def test_parts_and_reduce_give_the_bytes_of_one_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict(home, "one.zarr", also=("tif", "csv")) == 0
+    assert predict(home, "one.zarr", also=("tif", "csv"), threshold=0.5) == 0
     told = capsys.readouterr().err
-    for words in ("300×520 px, layers 0 to 4", "depthcnn_tiny on cpu", "Mpx/s", "no --threshold", "one.tif"):
+    for words in ("300×520 px, layers 0 to 4", "depthcnn_tiny on cpu", "Mpx/s", "one.tif"):
         assert words in told
     for part in (2, 0):
         assert predict(home, "parts.zarr", num_parts=3, part_id=part) == 0
@@ -57,7 +58,7 @@ def test_parts_and_reduce_give_the_bytes_of_one_run(home: Path, capsys: pytest.C
     with pytest.raises(ValueError, match="begun with another overlap"):
         predict(home, "parts.zarr", num_parts=3, part_id=1, overlap=0.5)
     assert predict(home, "parts.zarr", num_parts=3, part_id=1) == 0
-    assert reduce_command(ReduceOptions(home / "parts.zarr", also=("tif", "csv"))) == 0
+    assert reduce_command(ReduceOptions(home / "parts.zarr", also=("tif", "csv"), threshold=0.5)) == 0
     assert map_of(home, "one.zarr")[:200].std() > 1
     assert tree(home / "one.zarr") == tree(home / "parts.zarr")
     assert (home / "one.tif").read_bytes() == (home / "parts.tif").read_bytes()
@@ -91,7 +92,10 @@ def test_several_checkpoints_are_averaged(home: Path) -> None:
 
 
 def test_both_directions_are_two_maps(home: Path) -> None:
+    predict(home, "way.forward.zarr", direction="forward", dtype="float16")  # as if interrupted after the first
     predict(home, "way.zarr", direction="both", dtype="float16")
+    with pytest.raises(FileExistsError, match="exist already"):
+        predict(home, "way.zarr", direction="both", dtype="float16")
     forward, reverse = map_of(home, "way.forward.zarr"), map_of(home, "way.reverse.zarr")
     assert (forward != reverse).any()
     assert provenance(home, "way.reverse.zarr")["contract"]["direction"] == "reverse"
@@ -160,6 +164,8 @@ def test_the_task_is_that_of_the_fragment_or_asked_for(tmp_path: Path) -> None:
         ({"tile": 17}, "depthcnn_tiny: H 17 px is not possible"),
         ({"layer_start": 3}, "layers 3 to 7 are needed, it has 0 to 4"),
         ({"task": "1"}, "built for one task"),
+        ({"voxel_size": "resample", "layer_start": 0}, "leave them out with --voxel-size resample"),
+        ({"num_parts": 2, "threshold": 0.5}, "give them to `python -m zoo.predict reduce`"),
         ({"checkpoint": "a.safetensors,none.safetensors"}, "no such checkpoint"),
         ({"mask": Path("nowhere.png")}, "--mask nowhere.png: no such file"),
     ],
@@ -170,10 +176,42 @@ def test_a_mistake_is_refused_before_anything_is_written(home: Path, options: di
     assert not list(home.glob("never*"))
 
 
-def test_checkpoints_that_read_differently_are_not_averaged(home: Path) -> None:
-    write_checkpoint(home / "c.safetensors", contract=CONTRACT.model_copy(update={"offset": 1}))
-    with pytest.raises(ValueError, match=r"reads other layers than .*a.safetensors \(offset\)"):
+@pytest.mark.parametrize("changed", [{"offset": 1}, {"voxel_um": 3.24}])
+def test_checkpoints_that_read_differently_are_not_averaged(home: Path, changed: dict) -> None:
+    write_checkpoint(home / "c.safetensors", contract=CONTRACT.model_copy(update=changed))
+    with pytest.raises(ValueError, match=rf"reads something else than .*a.safetensors \({next(iter(changed))}\)"):
         predict(home, "never.zarr", "a.safetensors,c.safetensors")
+
+
+def test_what_lies_there_is_not_overwritten(home: Path) -> None:
+    (home / "mine_mask.png").write_text("a scan")
+    with pytest.raises(FileExistsError, match="mine_mask.png: exists already"):
+        predict(home, "mine.zarr", also=("mask",))
+    assert (home / "mine_mask.png").read_text() == "a scan"
+
+
+def test_a_map_is_not_gone_on_with_under_another_mask(home: Path, tmp_path: Path) -> None:
+    given = (str(home / "segment"), str(home / "a.safetensors"), tmp_path / "map.zarr")
+    for value in (1, 0):
+        mask = np.full((300, 520), 255, np.uint8)
+        mask[:100] *= value
+        Image.fromarray(mask).save(tmp_path / f"{value}.png")
+    options = {"device": "cpu", "shard": 256, "overlap": 0.25, "num_parts": 2}
+    predict_command(PredictOptions(*given, mask=tmp_path / "1.png", **options))  # pyright: ignore
+    with pytest.raises(ValueError, match="begun with another stamp"):
+        predict_command(PredictOptions(*given, mask=tmp_path / "0.png", part_id=1, **options))  # pyright: ignore
+    predict_command(PredictOptions(*given, mask=tmp_path / "1.png", part_id=1, **options))  # pyright: ignore
+    reduce_command(ReduceOptions(tmp_path / "map.zarr"))
+
+
+def test_a_model_trained_on_degraded_input_predicts_on_it(home: Path, tmp_path: Path) -> None:
+    for how in (None, "zmean"):
+        write_checkpoint(tmp_path / f"{how}.safetensors", train={"degrade": how})
+        options = PredictOptions(
+            str(home / "segment"), str(tmp_path / f"{how}.safetensors"), tmp_path / f"{how}.zarr", device="cpu"
+        )
+        predict_command(options)
+    assert (map_of(tmp_path, "None.zarr") != map_of(tmp_path, "zmean.zarr")).any()
 
 
 def test_a_mistake_on_the_command_line_is_one_line(home: Path) -> None:

@@ -41,6 +41,9 @@ def test_16_bits_become_8_as_they_did_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is unknown; say how with --to-uint8 high_byte"):
         fit_bits(contract(), sixteen, None, refused)
     assert bits(fit_bits(contract(), sixteen, "high_byte", told.append)) == ("uint16", "high_byte")
+    assert "how it was in training is unknown" in told.pop()
+    with pytest.raises(ValueError, match="clipped as if they were 8 bits; give high_byte"):
+        fit_bits(trained, sixteen, "none", refused)
 
 
 def test_8_bits_stand_for_16_only_where_they_came_about_in_the_same_way(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from data_recipes.fragment import Fragment
 from tests.zoo.segments import plan_of, write_segment
+from zoo.ink_map import open_ink_map
 from zoo.predict.export import run_lengths
 from zoo.predict.finish import finish
 from zoo.predict.pyramid import halved
@@ -38,7 +39,7 @@ def made(segment: Fragment, out: Path, also=(), threshold: float | None = None, 
     prob[:300] *= 0.4
     for shard in range(len(store.grid)):
         store.write(shard, prob[store.grid.rect(shard).slices])
-    finish(store, out, also=also, threshold=threshold, said={"trained_on": ["x"]})
+    finish(store, out, also=also, threshold=threshold)
     return prob
 
 
@@ -63,7 +64,7 @@ def test_ome_zarrs_own_reader_opens_all_levels(segment: Fragment, tmp_path: Path
     for level, dataset in enumerate(multiscale["datasets"]):
         scale = dataset["coordinateTransformations"][0]["scale"]
         assert scale == pytest.approx([7.91 * 2**level] * 2)
-    assert group.attrs["inkzoo"]["prediction"]["trained_on"] == ["x"]  # pyright: ignore
+    assert group.attrs["inkzoo"]["prediction"]["size_px"] == [HEIGHT, WIDTH]  # pyright: ignore
     assert not (tmp_path / "map.zarr/.inkzoo").exists()
     assert not (tmp_path / "map.zarr.partial").exists()
 
@@ -71,13 +72,20 @@ def test_ome_zarrs_own_reader_opens_all_levels(segment: Fragment, tmp_path: Path
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
 def test_every_form_holds_the_map_and_its_provenance(segment: Fragment, tmp_path: Path, dtype: str) -> None:
     out = tmp_path / "map.tif"
-    prob = made(segment, out, ("png", "mask", "csv", "zarr"), 0.5, dtype=dtype)
+    prob = made(segment, out, ("png", "mask", "csv"), 0.5, dtype=dtype)
     kept = stored(prob, dtype)
     with tifffile.TiffFile(out) as tiff:
         page = tiff.pages.first
         assert tiff.is_bigtiff
         assert page.is_tiled
         assert np.array_equal(page.asarray(), kept)
+    assert np.array_equal(tifffile.imread(out), kept)
+    for name in ("map.tif", "map.png"):
+        opened = open_ink_map(tmp_path / name)
+        assert opened.threshold == 0.5
+        np.testing.assert_allclose(opened.read(0, HEIGHT, 0, WIDTH), prob, atol=1 / 255)
+    with tifffile.TiffFile(out) as tiff:
+        page = tiff.pages.first
         assert json.loads(page.description)["inkzoo"]["prediction"]["threshold"] == 0.5
         assert page.tags["XResolution"].value[0] / page.tags["XResolution"].value[1] == pytest.approx(1e4 / 7.91, 1e-5)
     grey = kept if dtype == "uint8" else np.rint(kept.astype(np.float32) * 255).astype(np.uint8)
@@ -96,7 +104,7 @@ def test_every_form_holds_the_map_and_its_provenance(segment: Fragment, tmp_path
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):
         filled[start - 1 : start - 1 + length] = True
     assert np.array_equal(filled.reshape(ink.shape), ink)
-    assert np.array_equal(zarr.open_array(tmp_path / "map.zarr/0", mode="r")[:], kept)
+    assert not (tmp_path / "map.tif.partial").exists()
     with Image.open(tmp_path / "map_preview.png") as picture:
         assert picture.size == (WIDTH, HEIGHT)
 
@@ -113,7 +121,7 @@ def test_a_map_is_finished_only_when_every_shard_is_there(segment: Fragment, tmp
     store = MapStore.begin(tmp_path / "map.zarr.partial", plan_of(segment, shard=512, chunk=256))
     store.write(0, None)
     with pytest.raises(ValueError, match="5 of 6 shards are missing"):
-        finish(store, tmp_path / "map.zarr", also=(), threshold=None, said={})
+        finish(store, tmp_path / "map.zarr", also=(), threshold=None)
     assert not (tmp_path / "map.zarr").exists()
 
 
@@ -122,10 +130,13 @@ def test_finishing_anew_after_it_was_cut_off_gives_the_same_map(
 ) -> None:
     made(segment, tmp_path / "one.zarr")
     with monkeypatch.context() as broken:
-        broken.setattr("zoo.predict.finish._settle", lambda store, out: (_ for _ in ()).throw(OSError(28, "full")))
+        broken.setattr(MapStore, "settle", lambda store, out: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(OSError, match="full"):
             made(segment, tmp_path / "two.zarr")
+    (tmp_path / "two.zarr.partial/0/c/0").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "two.zarr.partial/0/c/0/0.1f.partial").write_text("cut off")
     made(segment, tmp_path / "two.zarr")
+    assert not list((tmp_path / "two.zarr").rglob("*.partial"))
     levels = [[zarr.open_array(tmp_path / f"{name}.zarr/{n}")[:] for n in range(3)] for name in ("one", "two")]
     assert all(np.array_equal(a, b) for a, b in zip(*levels, strict=True))
 

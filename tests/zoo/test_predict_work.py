@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,7 @@ def test_what_cannot_be_read_or_written_ends_it_and_keeps_what_is_done(
 
 
 def test_a_store_is_gone_on_with_only_by_the_same_plan(segment: Fragment, tmp_path: Path) -> None:
-    MapStore.begin(tmp_path / "a", plan_of(segment))
+    MapStore.begin(tmp_path / "a", plan_of(segment)).write(0, None)
     moved = plan_of(segment).model_copy(update={"path": "/elsewhere/segment"})
     assert MapStore.begin(tmp_path / "a", moved).plan == moved
     with pytest.raises(ValueError, match=r"begun with another overlap \(0.5 → 0.25\)"):
@@ -222,3 +223,27 @@ def test_missing_parts_are_counted(segment: Fragment, tmp_path: Path) -> None:
     for shard in (*range(3), 5):
         store.write(shard, None)
     assert store.missing_parts(4) == [(1, 2), (2, 3), (3, 3)]
+
+
+def test_a_store_of_which_nothing_is_done_is_begun_anew(segment: Fragment, tmp_path: Path) -> None:
+    first = MapStore.begin(tmp_path / "a", plan_of(segment, dtype="uint8"))
+    with first.claim(0, 1), pytest.raises(ValueError, match="begun with another dtype"):
+        MapStore.begin(tmp_path / "a", plan_of(segment, dtype="float16"))
+    MapStore.begin(tmp_path / "a", plan_of(segment, dtype="float16"))
+    assert zarr.open_array(tmp_path / "a/0", mode="r").dtype == np.float16
+    (tmp_path / "a/.inkzoo/plan.json").unlink()  # killed between the array and the plan
+    MapStore.begin(tmp_path / "a", plan_of(segment, dtype="uint8"))
+    assert zarr.open_array(tmp_path / "a/0", mode="r").dtype == np.uint8
+
+
+def test_it_can_be_stopped_while_a_server_does_not_answer(
+    segment: Fragment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(type(segment), "read", lambda *_: answer.wait(200))
+    store = MapStore.begin(tmp_path / "a", plan_of(segment))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            predict_shards(store, segment, CONTRACT, Model(), [0], stop=iter([False, True]).__next__)
+    finally:
+        answer.set()

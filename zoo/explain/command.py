@@ -71,7 +71,7 @@ def depth_command(options: DepthOptions) -> None:
                 mask,
                 fill=options.fill,
                 task=options.task,
-                degraded=loaded.config.get("degrade"),
+                degraded=loaded.degrade,
                 batch_size=options.batch_size,
             )
         )

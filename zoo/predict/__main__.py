@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 from data_recipes.cli import run_cli
 
-Also = Literal["zarr", "tif", "png", "mask", "csv"]
+Also = Literal["tif", "png", "mask", "csv"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PredictOptions:
     """A .safetensors file from `python -m zoo.train`; several, joined by commas, are averaged."""
     out: Annotated[tyro.conf.Positional[Path], arg(metavar="OUT")]
     """OUT.zarr (OME-Zarr with levels), OUT.tif (tiled BigTIFF) or OUT.png. A reduced OUT_preview.png lies beside it."""
-    also: Annotated[tuple[Also, ...], arg(metavar="zarr|tif|png|mask|csv…")] = ()
+    also: Annotated[tuple[Also, ...], arg(metavar="tif|png|mask|csv…")] = ()
     """Write these beside OUT too: the same map in another form, the binary mask, or Kaggle's submission."""
     threshold: float | None = None
     """Ink from this probability on: stored with the map, and used for mask and csv."""
@@ -48,7 +48,7 @@ class PredictOptions:
     """Read layers as stored, from the last to the first, or make a map of each, OUT.forward and OUT.reverse. Default:
     as the contract and the segment say."""
     layer_start: int | None = None
-    """First stored layer to read. Default: as the contract says."""
+    """First stored layer to read. Default: as the contract says. Not with --voxel-size resample."""
     layer_end: int | None = None
     """Layer after the last one to read."""
     repeat_layers: bool = False
@@ -77,7 +77,7 @@ class PredictOptions:
     shard: int = 1024
     """Side of what is computed and written at once, px: a multiple of 256."""
     num_parts: int = 1
-    """Share the map out into this many parts."""
+    """Share the map out into this many parts; `reduce` then takes --also and --threshold."""
     part_id: int = 0
     """Which part to make here, from 0."""
     engine: Literal["local", "ray"] = "local"
@@ -92,7 +92,7 @@ class ReduceOptions:
 
     out: Annotated[tyro.conf.Positional[Path], arg(metavar="OUT")]
     """The OUT that the parts were given."""
-    also: Annotated[tuple[Also, ...], arg(metavar="zarr|tif|png|mask|csv…")] = ()
+    also: Annotated[tuple[Also, ...], arg(metavar="tif|png|mask|csv…")] = ()
     """Write these beside OUT too."""
     threshold: float | None = None
     """Ink from this probability on: stored with the map, and used for mask and csv."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -20,12 +19,12 @@ from data_recipes.fragment import Fragment, absolute_data
 from data_recipes.stamp import data_stamp
 from zoo.checkpoint import Loaded
 from zoo.device import resolve_device
-from zoo.predict.finish import DEFAULT_THRESHOLD, finish, form_of, partial_of
+from zoo.predict.finish import DEFAULT_THRESHOLD, check_threshold, finish, partial_of, paths_of
 from zoo.predict.fit import fit_bits, fit_scale, fit_window
 from zoo.predict.job import Job, as_trained, load_models, make_job, open_segment
 from zoo.predict.plan import CheckpointRef, Plan, own_part
 from zoo.predict.progress import show_progress
-from zoo.predict.store import MapStore
+from zoo.predict.store import MapStore, remove_record
 from zoo.predict.work import Timings
 
 if TYPE_CHECKING:
@@ -42,9 +41,14 @@ def predict_command(options: PredictOptions) -> int:
     """As `PredictOptions` says; 0 when the map or the part is there. A user's mistake raises ValueError."""
     if options.direction != "both":
         return _predict(options)
-    for direction in ("forward", "reverse"):
-        out = options.out.with_name(f"{options.out.stem}.{direction}{options.out.suffix}")
-        _predict(dataclasses.replace(options, direction=direction, out=out))
+    outs = {
+        way: options.out.with_name(f"{options.out.stem}.{way}{options.out.suffix}") for way in ("forward", "reverse")
+    }
+    if all(out.exists() for out in outs.values()):
+        raise FileExistsError(f"{' and '.join(map(str, outs.values()))}: exist already; remove them")
+    for way, out in outs.items():
+        if not out.exists():  # one that is there was made before the command was interrupted
+            _predict(dataclasses.replace(options, direction=way, out=out))
     return 0
 
 
@@ -53,8 +57,7 @@ def _predict(options: PredictOptions) -> int:
     part, parts, under_torchrun = _division(options)
     quiet = under_torchrun and part != 0
     say: Say = (lambda text: None) if quiet else (lambda text: console.print(escape(text)))
-    form_of(options.out)
-    _refuse_existing(options.out)
+    _check_options(options, under_torchrun)
     check_writable(options.out.parent, "OUT")
     device = _device(options.device, under_torchrun)
     fragment = open_segment(absolute_data([options.segment])[0], None if options.mask is None else str(options.mask))
@@ -62,6 +65,8 @@ def _predict(options: PredictOptions) -> int:
     plan, fragment = _plan(options, fragment, loaded, device, say)
     store, job = _begin(options, plan, fragment, [one for _, one in loaded], device, say)
     began = time.monotonic()
+    if under_torchrun:
+        store.note(_begun_mark(part))
     if options.engine == "ray":
         from zoo.predict.cluster import predict_on_cluster
 
@@ -74,16 +79,29 @@ def _predict(options: PredictOptions) -> int:
         return 0
     if quiet:
         return 0
-    while under_torchrun and store.missing():  # torchrun ends this process where another one fails
-        time.sleep(_POLL_SECONDS)
-    _finish(store, options, said=_said(loaded), console=console)
+    while under_torchrun and not (_all_begun(store) and not store.missing()):
+        time.sleep(_POLL_SECONDS)  # torchrun ends this process where another one fails
+    _finish(store, options, console)
     return 0
+
+
+def _all_begun(store: MapStore) -> bool:
+    """Under torchrun: no process is still to open the store, which then must not have been given its name."""
+    return all(store.noted(_begun_mark(rank)) for rank in range(int(os.environ["WORLD_SIZE"])))
+
+
+def _begun_mark(rank: int) -> str:
+    start = [os.environ.get(key, "") for key in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")]
+    return f"begun-{'-'.join(start)}-{rank}"
 
 
 def reduce_command(options: ReduceOptions) -> int:
     """As `ReduceOptions` says. A missing part raises ValueError that names it."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    _refuse_existing(options.out)
+    remove_record(options.out)
+    check_threshold(options.threshold)
+    if options.out.exists():
+        raise FileExistsError(f"{options.out}: exists already; remove it or choose another name")
     store = MapStore.resume(partial_of(options.out))
     if missing := store.missing():
         parts = store.parts()
@@ -92,8 +110,7 @@ def reduce_command(options: ReduceOptions) -> int:
             f"{store.path}: {len(missing)} of {len(store.grid)} shards are missing, of part {lacking}; "
             f"make them with --num-parts {parts} --part-id {store.missing_parts(parts)[0][0]}"
         )
-    loaded = load_models([ref.path for ref in store.plan.checkpoints], torch.device("cpu"))
-    _finish(store, options, said=_said(loaded), console=console)
+    _finish(store, options, console)
     return 0
 
 
@@ -120,13 +137,23 @@ def _device(name: str, under_torchrun: bool) -> torch.device:
     return resolve_device(name)
 
 
-def _refuse_existing(out: Path) -> None:
-    if not out.exists():
-        return
-    record = out / ".inkzoo"
-    if record.is_dir():  # a map that was finished, and whose maker was killed before it could tidy up
-        shutil.rmtree(record)
-    raise FileExistsError(f"{out}: exists already; remove it or choose another name")
+def _check_options(options: PredictOptions, under_torchrun: bool) -> None:
+    """Raise ValueError or FileExistsError for what cannot be, before anything is opened."""
+    out = options.out
+    paths = paths_of(out, options.also)
+    remove_record(out)  # of a map that was finished by a process that was killed before it could tidy up
+    taken = [path for path in paths.values() if path.exists()]
+    if out.exists() or (taken and _begun(partial_of(out)) is None):
+        raise FileExistsError(f"{', '.join(map(str, taken))}: exists already; remove it or choose another name")
+    check_threshold(options.threshold)
+    if options.num_parts > 1 and not under_torchrun and (options.also or options.threshold is not None):
+        raise ValueError("--also and --threshold belong to the whole map: give them to `python -m zoo.predict reduce`")
+    if options.shard < _CHUNK or options.shard % _CHUNK:
+        raise ValueError(f"--shard {options.shard} is not possible; a multiple of {_CHUNK} px")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ValueError(f"--batch-size {options.batch_size} is not possible; 1 or more")
+    if options.voxel_size == "resample" and (options.layer_start, options.layer_end) != (None, None):
+        raise ValueError("--layer-start and --layer-end count stored layers: leave them out with --voxel-size resample")
 
 
 def _plan(
@@ -137,12 +164,6 @@ def _plan(
     say: Say,
 ) -> tuple[Plan, Fragment]:
     """What is to be made, and the fragment as it is read. Whatever is not known or not as in training is said."""
-    if options.shard < _CHUNK or options.shard % _CHUNK:
-        raise ValueError(f"--shard {options.shard} is not possible; a multiple of {_CHUNK} px")
-    if options.batch_size is not None and options.batch_size < 1:
-        raise ValueError(f"--batch-size {options.batch_size} is not possible; 1 or more")
-    if options.threshold is not None and not 0 <= options.threshold <= 1:
-        raise ValueError(f"--threshold {options.threshold} is not possible; a probability from 0 to 1")
     refs, first = [ref for ref, _ in loaded], loaded[0][1]
     stamp, path = data_stamp(fragment), str(fragment.path)
     contract = fit_bits(first.contract, fragment, options.to_uint8, say)
@@ -268,20 +289,8 @@ def _told_timings(timings: Timings, seconds: float) -> str:
     )
 
 
-def _said(loaded: list[tuple[CheckpointRef, Loaded]]) -> dict[str, Any]:
-    """What provenance takes from the checkpoints: where each was trained (None: it does not say), how it normalises."""
-    told = []
-    for ref, one in loaded:
-        seen = (one.config.get("run") or one.config).get("train_rects")
-        how = one.contract.model_dump(mode="json", include={"clip", "divisor", "mean", "std"})
-        told.append({**ref.model_dump(), "seen": seen, "normalisation": how})
-    return {"checkpoints": told}
-
-
-def _finish(
-    store: MapStore, options: PredictOptions | ReduceOptions, *, said: dict[str, Any], console: Console
-) -> None:
+def _finish(store: MapStore, options: PredictOptions | ReduceOptions, console: Console) -> None:
     if {"mask", "csv"} & set(options.also) and options.threshold is None:
         console.print(f"no --threshold was given: ink is {DEFAULT_THRESHOLD} and more")
-    for path in finish(store, options.out, also=options.also, threshold=options.threshold, said=said):
+    for path in finish(store, options.out, also=options.also, threshold=options.threshold):
         console.print(f"[bold green]written[/] {escape(str(path))}")

@@ -82,16 +82,19 @@ def write_png(path: Path, level: Any, provenance: Mapping[str, Any], threshold: 
 
 def write_preview(path: Path, levels: list[Any], provenance: Mapping[str, Any]) -> None:
     """The finest level of a map whose longer side is at most `PREVIEW` px, as PNG."""
-    fitting = next((level for level in levels if max(level.shape) <= PREVIEW), levels[-1])
-    write_png(path, fitting, provenance)
+    at = next((at for at, level in enumerate(levels) if max(level.shape) <= PREVIEW), len(levels) - 1)
+    um = provenance.get("voxel_um")
+    write_png(path, levels[at], {**provenance, "voxel_um": um and um * 2**at, "level": at})
 
 
 def write_submission(path: Path, level: Any, fragment: str, threshold: float) -> None:
     """Kaggle's CSV: `Id,Predicted`, run lengths of ink, 1-based, row by row."""
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["Id", "Predicted"])
-        writer.writerow([fragment, " ".join(f"{start} {length}" for start, length in run_lengths(level, threshold))])
+        csv.writer(file, lineterminator="\n").writerows([["Id", "Predicted"], [fragment]])
+        file.seek(file.tell() - 1)  # over the end of the line, which goes on run by run
+        for number, (start, length) in enumerate(run_lengths(level, threshold)):
+            file.write(f"{' ' if number else ','}{start} {length}")
+        file.write("\n")
 
 
 def run_lengths(level: Any, threshold: float) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,66 +39,77 @@ def provenance(plan: Plan, threshold: float | None) -> dict[str, Any]:
     gives the same bytes."""
     import torch
 
-    said = plan.model_dump(mode="json", exclude={"shard", "chunk", "zarr_format"})
+    said = plan.model_dump(mode="json", exclude={"shape", "shard", "chunk", "zarr_format"})
     return {
         **said,
+        "size_px": list(plan.shape),  # not `shape`: tifffile would take the text for its own
         "threshold": threshold,
         "versions": {"inkzoo": zoo.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
 
-def finish(
-    store: MapStore, out: Path, *, also: Sequence[str], threshold: float | None, said: dict[str, Any]
-) -> list[Path]:
+def paths_of(out: Path, also: Sequence[str]) -> dict[str, Path]:
+    """Form -> path of all that a map is written to, the preview first and OUT itself last."""
+    main = form_of(out)
+    others = {form: out.with_name(out.stem + SUFFIXES[form]) for form in dict.fromkeys(also) if form != main}
+    return {"preview": out.with_name(out.stem + SUFFIXES["preview"]), **others, main: out}
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Raise ValueError where it is no probability."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold {threshold} is not possible; a probability from 0 to 1")
+
+
+def finish(store: MapStore, out: Path, *, also: Sequence[str], threshold: float | None) -> list[Path]:
     """Add levels and attributes, write every form, and give the map its name; the paths that were written.
 
-    Interrupted, the same call does it again.
+    OUT itself appears last. Interrupted, the same call does it again.
 
     Raises:
-        ValueError: shards are missing.
+        ValueError: shards are missing; a threshold that is no probability.
+        FileExistsError: OUT is there by now, made by another process.
         OSError: something cannot be written; the store is kept.
     """
     import zarr
 
-    if missing := store.missing():
-        raise ValueError(f"{store.path}: {len(missing)} of {len(store.grid)} shards are missing")
-    plan, main = store.plan, form_of(out)
-    group = zarr.open_group(store.path, mode="r+")
-    levels = add_levels(group, plan)
-    about = {**provenance(plan, threshold), **said}
-    group.attrs.update({**ome_attributes(plan, levels), **stored_form(about)})
-    finest = group["0"]
-    cut = DEFAULT_THRESHOLD if threshold is None else threshold
-    forms = list(dict.fromkeys([main, *also]))
-    paths = {form: out if form == main else beside(out, SUFFIXES[form]) for form in forms}
-    preview = beside(out, "_preview.png")
-    write_preview(preview, [group[str(level)] for level in range(levels)], about)
-    if "tif" in paths:
-        write_tiff(paths["tif"], finest, about)
-    if "png" in paths:
-        write_png(paths["png"], finest, about)
-    if "mask" in paths:
-        write_png(paths["mask"], finest, {**about, "threshold": cut}, cut)
-    if "csv" in paths:
-        write_submission(paths["csv"], finest, plan.fragment, cut)
-    if "zarr" in paths:  # last: it takes the store away
-        _settle(store, paths["zarr"])
-    else:
-        shutil.rmtree(store.path)
-    return [*paths.values(), preview]
+    check_threshold(threshold)
+    paths, plan = paths_of(out, also), store.plan
+    with store.finishing():
+        if out.exists():
+            raise FileExistsError(f"{out}: exists already")
+        if missing := store.missing():
+            raise ValueError(f"{store.path}: {len(missing)} of {len(store.grid)} shards are missing")
+        group = zarr.open_group(store.path, mode="r+")
+        count = add_levels(group, plan)
+        about = provenance(plan, threshold)
+        group.attrs.update({**ome_attributes(plan, count), **stored_form(about)})
+        levels = [group[str(level)] for level in range(count)]
+        cut = DEFAULT_THRESHOLD if threshold is None else threshold
+        for form, path in paths.items():
+            for draft in path.parent.glob(f".{path.name}.*.partial"):  # of a process that was killed
+                draft.unlink()
+            if form == "preview":
+                write_preview(path, levels, about)
+            elif form == "tif":
+                write_tiff(path, levels[0], about)
+            elif form == "png":
+                write_png(path, levels[0], about)
+            elif form == "mask":
+                write_png(path, levels[0], {**about, "threshold": cut}, cut)
+            elif form == "csv":
+                write_submission(path, levels[0], plan.fragment, cut)
+        if form_of(out) == "zarr":
+            store.settle(out)
+        else:
+            store.remove()
+    return list(paths.values())
 
 
-SUFFIXES = {"zarr": ".zarr", "tif": ".tif", "png": ".png", "mask": "_mask.png", "csv": ".csv"}
-
-
-def beside(out: Path, ending: str) -> Path:
-    """`x.zarr` and `_mask.png` -> `x_mask.png`."""
-    return out.with_name(out.stem + ending)
-
-
-def _settle(store: MapStore, out: Path) -> None:
-    """Give a finished store its name. The record goes last, so that whatever happens the map is whole or unfinished."""
-    if out.exists():
-        raise FileExistsError(f"{out}: exists already; the map lies complete in {store.path}")
-    store.path.rename(out)
-    MapStore(out, store.plan).close_record()
+SUFFIXES = {
+    "preview": "_preview.png",
+    "tif": ".tif",
+    "png": ".png",
+    "mask": "_mask.png",
+    "csv": ".csv",
+}

@@ -37,8 +37,14 @@ def fit_bits(contract: InputContract, fragment: Fragment, how: str | None, say: 
                 f"{fragment.name}: layers are uint16, expected uint8 as in training, and how those came from 16 bits "
                 "is unknown; say how with --to-uint8 high_byte or --to-uint8 clip:LO:HI"
             )
-        if want is not None and use != want:
-            say(f"16 bits become 8 by {use}, as asked for; in training it was {want}")
+        if use == "none" and want != "none":
+            raise ValueError(
+                f"--to-uint8 none: the layers of {fragment.name} are uint16 and would be clipped as if they were 8 "
+                f"bits; give {want or 'high_byte or clip:LO:HI'}"
+            )
+        if use != want:
+            before = f"in training it was {want}" if want else "how it was in training is unknown"
+            say(f"16 bits become 8 by {use}, as asked for; {before}")
         elif trained == "uint8":
             say(f"16 bits become 8 by {use} on the way in, as they did before training")
         return contract.model_copy(update={"stored_dtype": "uint16", "to_uint8": use, "source_to_uint8": None})

@@ -83,6 +83,7 @@ def open_segment(path: str, mask: str | None) -> Fragment:
             told = "×".join(map(str, plane.shape))
             raise ValueError(f"--mask {mask}: is {told} px, the layers are {'×'.join(map(str, fragment.shape))}")
         fragment.papyrus = MaskPlane(plane)
+        fragment.sources = {**fragment.sources, "mask": Path(mask)}  # so that its content is in the fragment's stamp
     return fragment
 
 
@@ -92,24 +93,28 @@ def load_models(paths: Sequence[str], device: torch.device) -> list[tuple[Checkp
     Raises:
         FileNotFoundError, ValueError: as `load_checkpoint`; or they do not read the same.
     """
-    loaded = [
-        (CheckpointRef(path=path, sha256=digest(Path(path)), model=one.name), one)
-        for path in paths
-        for one in [load_checkpoint(path, device)]
-    ]
-    first = _reading(loaded[0][1].contract)
+    loaded = []
+    for path in paths:
+        one = load_checkpoint(path, device)
+        how = one.contract.model_dump(mode="json", include={"clip", "divisor", "mean", "std"})
+        where = str(Path(path).resolve())
+        ref = CheckpointRef(path=where, sha256=digest(Path(path)), model=one.name, seen=one.seen, normalisation=how)
+        loaded.append((ref, one))
+    first = _reading(loaded[0][1])
     for ref, other in loaded[1:]:
-        if differ := [key for key, value in _reading(other.contract).items() if value != first[key]]:
+        if differ := [key for key, value in _reading(other).items() if value != first[key]]:
             raise ValueError(
-                f"{ref.path}: reads other layers than {loaded[0][0].path} ({', '.join(differ)}); "
+                f"{ref.path}: reads something else than {loaded[0][0].path} ({', '.join(differ)}); "
                 "only checkpoints that read the same can be averaged"
             )
     return loaded
 
 
-def _reading(contract: InputContract) -> dict[str, object]:
-    """What of a contract decides which voxels are read; the rest is each model's own."""
-    return contract.model_dump(include={"stored_dtype", "to_uint8", "source_to_uint8", "depth", "offset", "direction"})
+def _reading(loaded: Loaded) -> dict[str, object]:
+    """What decides which voxels are read, and for which task; the rest is each model's own."""
+    keys = {"stored_dtype", "to_uint8", "source_to_uint8", "depth", "offset", "direction", "voxel_um"}
+    tasks = {"tasks": loaded.config.get("tasks"), "number of tasks": loaded.options.get("tasks") or 1}
+    return {**loaded.contract.model_dump(include=keys), **tasks}
 
 
 def make_job(
@@ -139,7 +144,7 @@ def make_job(
 
 def as_trained(loaded: Sequence[Loaded]) -> list[tuple[InkModel, InputContract, Degrade | None]]:
     """Checkpoints as `make_job` takes them."""
-    return [(one.model, one.contract, one.config.get("degrade")) for one in loaded]
+    return [(one.model, one.contract, one.degrade) for one in loaded]
 
 
 def reopen(plan: Plan, device: torch.device) -> Job:

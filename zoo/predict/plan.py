@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,13 +17,20 @@ _BLOCK = 2**20
 
 
 class CheckpointRef(BaseModel):
-    """One checkpoint of a map. `path` tells a reader where it lay; `sha256` is what counts."""
+    """One checkpoint of a map. `sha256` is what counts; the rest tells a reader of the map what it was.
+
+    Attributes:
+        seen: fragment -> rectangles that it was trained on, None where it does not say.
+        normalisation: its contract's clip, divisor, mean and std.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     sha256: str
     model: str
+    seen: dict[str, Any] | None = None
+    normalisation: dict[str, Any] = {}
 
 
 class Plan(BaseModel):
@@ -81,7 +88,7 @@ class Plan(BaseModel):
         return [f"{key} ({mine[key]} → {its[key]})" for key in mine if mine[key] != its[key]]
 
     def _identity(self) -> dict[str, object]:
-        said = self.model_dump(mode="json", exclude={"path", "mask"})
+        said = self.model_dump(mode="json", exclude={"path", "mask"})  # what the mask is, is in the stamp
         said["checkpoints"] = [ref.sha256 for ref in self.checkpoints]
         return said
 

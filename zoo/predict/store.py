@@ -23,7 +23,7 @@ from data_recipes.schema import describe
 from zoo.predict.plan import Plan, own_part
 
 PARTIAL = ".partial"
-_RECORD, _PLAN, _DONE = ".inkzoo", "plan.json", "done"
+_RECORD, _PLAN, _DONE, _BEGIN = ".inkzoo", "plan.json", "done", "begin.lock"
 
 
 class MapStore:
@@ -39,18 +39,21 @@ class MapStore:
         """Make the store, or go on with the one that is there.
 
         Raises:
-            ValueError: what is there was begun with other settings.
+            ValueError: what is there was begun with other settings, and some of it is done or being made.
         """
         record = path / _RECORD
         record.mkdir(parents=True, exist_ok=True)
-        with FileLock(record / "begin.lock"):
+        with FileLock(record / _BEGIN):
             if (record / _PLAN).is_file():
-                store = cls.resume(path)
-                if differ := store.plan.differences(plan):
+                there = cls.resume(path)
+                differ = there.plan.differences(plan)
+                if not differ:
+                    return cls(path, plan)
+                if len(there.missing()) < len(there.grid) or any(map(_held, record.glob("part-*.lock"))):
                     raise ValueError(
                         f"{path}: was begun with another {', '.join(differ)}; remove it, or repeat the first command"
                     )
-                return cls(path, plan)
+            _remove_all_but_lock(path)
             _create(path, plan)
             (record / _DONE).mkdir(exist_ok=True)
             with whole_file(record / _PLAN) as draft:
@@ -84,7 +87,7 @@ class MapStore:
         """
         record = self.path / _RECORD
         mine = record / f"part-{part}-of-{parts}.lock"
-        with FileLock(record / "begin.lock"):
+        with FileLock(record / _BEGIN):
             for other in record.glob("part-*.lock"):
                 if other != mine and not other.name.endswith(f"-of-{parts}.lock") and _held(other):
                     raise ValueError(
@@ -129,9 +132,42 @@ class MapStore:
             self._array[rect.slices] = stored(prob, self.plan.dtype)
         (self._done / str(shard)).touch()
 
-    def close_record(self) -> None:
-        """Remove the record of a map that is complete."""
-        shutil.rmtree(self.path / _RECORD)
+    def note(self, mark: str) -> None:
+        """Leave a mark in the record that other processes see."""
+        (self.path / _RECORD / mark).touch()
+
+    def noted(self, mark: str) -> bool:
+        return (self.path / _RECORD / mark).exists()
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Hold the store alone while the block runs, after whoever else is finishing it."""
+        with FileLock(self.path / _RECORD / "finish.lock"):
+            yield
+
+    def settle(self, out: Path) -> None:
+        """Give a finished map its name. The record goes last: whatever happens, the map is whole or unfinished.
+
+        Raises:
+            FileExistsError: something has that name by now.
+        """
+        for draft in self.path.rglob("*.partial"):  # a chunk that was being written when a process was killed
+            draft.unlink()
+        if out.exists():
+            raise FileExistsError(f"{out}: exists already; the map lies complete in {self.path}")
+        self.path.rename(out)
+        remove_record(out)
+
+    def remove(self) -> None:
+        """Remove the store; first its record, so that what is left is never taken for a map."""
+        remove_record(self.path)
+        shutil.rmtree(self.path)
+
+
+def remove_record(path: Path) -> None:
+    """Remove the record inside a finished map, if there is one; its plan first, without which it counts for nothing."""
+    (path / _RECORD / _PLAN).unlink(missing_ok=True)
+    shutil.rmtree(path / _RECORD, ignore_errors=True)
 
 
 def stored(prob: NDArray[np.float32], dtype: str) -> NDArray[Any]:
@@ -149,12 +185,18 @@ def _held(lock: Path) -> bool:
         return True
 
 
+def _remove_all_but_lock(path: Path) -> None:
+    """What a process left that was killed before there was a plan, or a plan of which nothing is done."""
+    record = path / _RECORD
+    for found in [*record.iterdir(), *path.iterdir()]:
+        if found not in (record, record / _BEGIN):
+            shutil.rmtree(found) if found.is_dir() else found.unlink()
+
+
 def _create(path: Path, plan: Plan) -> None:
     import zarr
 
-    group = zarr.open_group(path, mode="a", zarr_format=plan.zarr_format)
-    if "0" not in group:
-        create_level(group, "0", plan, plan.shape)
+    create_level(zarr.open_group(path, mode="a", zarr_format=plan.zarr_format), "0", plan, plan.shape)
 
 
 def create_level(group: Any, name: str, plan: Plan, shape: tuple[int, int]) -> Any:

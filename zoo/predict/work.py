@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from zoo.predict.store import MapStore
 
 STRIP = 16  # shards
 _READ_AHEAD = 2  # groups
+_ASK_SECONDS = 0.5  # between two looks at whether to stop
 
 Maps = dict[Corner, NDArray[np.float32]]
 Compute = Callable[[NDArray[np.integer]], NDArray[np.float32]]
@@ -136,10 +137,15 @@ def predict_shards(
     written: deque[Future[None]] = deque()
     live: dict[Group, Maps] = {}
 
+    def asked() -> None:
+        if stop():
+            raise KeyboardInterrupt
+
     def waited(future: Future) -> tuple[float, object]:
         began = time.perf_counter()
-        result = future.result()
-        return time.perf_counter() - began, result
+        while not wait([future], _ASK_SECONDS).done:
+            asked()
+        return time.perf_counter() - began, future.result()
 
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
     try:
@@ -148,6 +154,7 @@ def predict_shards(
             for number, group in enumerate(step.new):
                 while len(ahead) < _READ_AHEAD and (upcoming := next(order, None)) is not None:
                     ahead.append(reader.submit(read_block, fragment, contract, grid, upcoming))
+                asked()
                 seconds, block = waited(ahead.popleft())
                 timings.read += seconds
                 assert isinstance(block, Block)
@@ -159,8 +166,7 @@ def predict_shards(
                     timings.tiles += len(batch)
                     live[group].update(zip(batch, maps, strict=True))
                     on_progress(finished + area * (number + share) / len(step.new))
-                    if stop():
-                        raise KeyboardInterrupt
+                    asked()
             maps = {corner: values for group in step.groups for corner, values in live[group].items()}
             written.append(writer.submit(_finish, store, step.shard, maps))
             while len(written) > 1:
@@ -173,7 +179,7 @@ def predict_shards(
         for future in written:
             timings.write += waited(future)[0]
     finally:
-        reader.shutdown(cancel_futures=True)
+        reader.shutdown(wait=False, cancel_futures=True)  # a server that does not answer holds up no interruption
         writer.shutdown()
     return timings
 
