@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SUFFIXES = {".py", ".yaml", ".yml"}
+SUFFIXES = {".py", ".yaml", ".yml", ".css", ".js", ".jinja"}
 
 pytestmark = pytest.mark.slow
 
