@@ -18,21 +18,20 @@ def resampled(fragment: Fragment, factor: float) -> Fragment:
     nearest pixel. The first and last voxel keep their outer faces, so that a map laid over the fragment's fits it.
 
     Raises:
-        ValueError: no volume, or a factor that leaves nothing.
+        ValueError: a factor that leaves nothing.
     """
-    if fragment.volume is None:
-        raise ValueError(f"{fragment.name}: labels without layers ({fragment.path}); there is nothing to resample")
-    if factor <= 0 or min(round(side * factor) for side in fragment.volume.shape) < 1:
+    sides = fragment.shape if fragment.volume is None else fragment.volume.shape
+    if factor <= 0 or min(round(side * factor) for side in sides) < 1:
         raise ValueError(f"{fragment.name}: cannot be resampled by {factor:.3g}: nothing of it would be left")
     return replace(
         fragment,
-        volume=_Volume(fragment.volume, factor),
+        volume=None if fragment.volume is None else _Volume(fragment.volume, factor),
         papyrus=_Plane(fragment.papyrus, factor),
         label=None if fragment.label is None else _Plane(fragment.label, factor),
         supervised=_Plane(fragment.supervised, factor),
         validation=None if fragment.validation is None else _Plane(fragment.validation, factor),
         voxel_um=None if fragment.voxel_um is None else fragment.voxel_um / factor,
-        center_layer=min(int((fragment.center_layer + 0.5) * factor), round(fragment.depth * factor) - 1),
+        center_layer=max(min(int((fragment.center_layer + 0.5) * factor), round(fragment.depth * factor) - 1), 0),
         notes=[*fragment.notes, f"resampled to {factor:.3f} voxels a voxel"],
     )
 

@@ -457,3 +457,11 @@ def test_memory_does_not_know_the_size_of_the_map(tmp_path):
     grown = int(done.stdout.split()[-1])
     print(f"anonymous memory grew by {grown / 1e6:.0f} MB")
     assert grown < 200e6
+
+
+def test_a_map_at_another_voxel_size_is_scored_on_the_label_at_that_size(tmp_path, fragment, prob):
+    double = np.repeat(np.repeat(prob, 2, axis=0), 2, axis=1)
+    plain = run(write_tiff(tmp_path / "plain.tif", prob, threshold=0.5), fragment)
+    finer = run(write_tiff(tmp_path / "finer.tif", double, threshold=0.5, resampled=2.0), fragment)
+    assert finer["scores"]["dice"] == pytest.approx(plain["scores"]["dice"], abs=1e-3)
+    assert any("resampled" in note for note in finer["notes"])

@@ -21,6 +21,7 @@ import zoo
 from data_recipes.files import check_writable, whole_file
 from data_recipes.fragment import Fragment, open_fragments
 from data_recipes.regions import Rect, subtract_all
+from data_recipes.resample import resampled
 from zoo.evaluate.curves import curves
 from zoo.evaluate.figures import draw_evaluation
 from zoo.evaluate.score import Counted, Evaluation, evaluate, histogram_of, what_counts
@@ -40,6 +41,8 @@ def evaluate_command(options: EvaluateOptions) -> None:
     region = [_rect(text) for text in options.region]
     ink_map = open_ink_map(options.prediction)
     fragment = _one_fragment(options.fragment)
+    if (factor := ink_map.provenance.get("resampled", 1)) != 1:  # the map is at the voxel size of training
+        fragment = resampled(fragment, factor)
     counted = what_counts(fragment, ink_map.shape, region, only=options.only)
     out = options.out or options.prediction.absolute().parent / f"{options.prediction.stem}_evaluation"
     check_writable(out)
@@ -133,7 +136,7 @@ def _notes(ink_map: InkMap, counted: Counted, evaluation: Evaluation) -> list[st
     if said := ink_map.provenance.get("fragment"):
         notes += [f"predicted on {said}, scored on {fragment.name}"] if said != fragment.name else []
     notes += _seen(ink_map, counted)
-    notes += [note for note in fragment.notes if "mask:" in note]
+    notes += [note for note in fragment.notes if "mask:" in note or note.startswith("resampled")]
     counts = evaluation.counts
     if counts.distortion and not counts.mixed_blocks:
         notes.append("no 8×8 block of the label holds both ink and blank (it was drawn in larger ones): DRD has none")
