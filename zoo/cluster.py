@@ -7,6 +7,7 @@ is read and written goes through these, and only names of it through Ray.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -21,14 +22,15 @@ from data_recipes.cli import USER_ERRORS
 
 LOSSES = 3  # of one piece, before it counts as what kills its workers
 _POLL_SECONDS = 0.5
-_STOP_SECONDS = 30.0  # for workers that are asked to stop at the next good moment
+_STOP_SECONDS = 60.0  # for workers that are asked to stop at the next good moment
 _CONNECT_SECONDS = 10.0
 _STARTS = 3  # on a loaded machine a new node may be too late for its own time limits
 _NODE_SECONDS = 10.0  # between two looks at which nodes are left
 _OBJECT_STORE = 100 * 2**20  # bytes: nothing large goes through it, and by itself Ray takes 30 % of the memory
-_QUIET = {
+_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # the only way to silence what Ray prints on standard output when a worker dies
+    "RAY_worker_niceness": "0",  # of a cluster started here, whose work is not less urgent for being Ray's
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or a FutureWarning in each worker without a GPU
 }
 
@@ -128,7 +130,9 @@ def send(
     """
     ray = _ray()
     share: dict[str, Any] = {"num_cpus": 0, "num_gpus": 1} if workers.gpu else {"num_cpus": workers.cpus}
-    task = ray.remote(max_retries=0, **share)(work)  # Ray's own tries are endless where memory is short, and silent
+    task = ray.remote(max_retries=0, **share)(
+        _interruptible(work)
+    )  # Ray's own tries are endless where memory is short, and silent
     losses = [0] * len(pieces)
     waiting = {task.remote(piece): number for number, piece in enumerate(pieces)}
     look = _Nodes(workers, say)
@@ -162,7 +166,7 @@ def send(
 
 
 def _ray() -> Any:
-    for key, value in _QUIET.items():
+    for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)  # read when ray is imported
     try:
         import ray
@@ -170,6 +174,17 @@ def _ray() -> Any:
     except ImportError:
         raise ValueError("--engine ray needs the extra \"cluster\": pip install 'inkzoo[cluster]'") from None
     return ray
+
+
+def _interruptible(work: Callable[[Piece], Answer]) -> Callable[[Piece], Answer]:
+    """The work, heeding Ray's interruption also where the cluster was started in the background, deaf to Ctrl-C."""
+
+    @functools.wraps(work)
+    def listening(piece: Piece) -> Answer:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return work(piece)
+
+    return listening
 
 
 def _refuse_silent(address: str) -> None:

@@ -88,6 +88,7 @@ def cluster(home: Home) -> Iterator[Any]:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("INKZOO_CACHE", str(home.folder / "cache-of-nodes"))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")
         import ray
         from ray._private import services
         from ray.cluster_utils import Cluster
