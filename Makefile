@@ -23,7 +23,7 @@ test: $(STAMP)  ## the fast tests
 	$(PY) -m pytest -q -m "not slow and not gpu" $(ARGS)
 
 # pytest exits with 5 where nothing was selected, which is not a failure here.
-test-slow: $(STAMP)  ## the slow tests: builds the wheel, installs it, runs it
+test-slow: $(STAMP)  ## the slow tests: kills, a browser, a cluster, the wheel
 	$(PY) -m pytest -q -m slow $(ARGS) || { status=$$?; [ $$status -eq 5 ] || exit $$status; }
 
 lint: $(STAMP)  ## style and types

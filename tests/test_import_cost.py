@@ -28,6 +28,11 @@ HEAVY = (
     "cv2",
     "zarr",
     "imagecodecs",
+    "fsspec",
+    "aiohttp",
+    "botocore",
+    "ray",
+    "jinja2",
 )
 COMMANDS = sorted(
     ".".join(path.parent.relative_to(ROOT).parts)
