@@ -129,8 +129,8 @@ def whole(options: argparse.Namespace, folder: Path) -> None:
 def told(row: dict[str, Any]) -> str:
     beside = 100 * (1 - row["model"] / row["seconds"])
     return (
-        f"{row['seconds']:7.1f} s, {beside:4.1f} % beside the model (waiting for layers {row['read']:.1f} s, for the map "
-        f"{row['write']:.1f} s), {row['bytes'] / 2**20:.0f} MiB"
+        f"{row['seconds']:7.1f} s, {beside:4.1f} % beside the model (waiting for layers {row['read']:.1f} s, for "
+        f"the map {row['write']:.1f} s), {row['bytes'] / 2**20:.0f} MiB"
     )
 
 

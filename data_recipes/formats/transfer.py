@@ -37,6 +37,7 @@ Span = tuple[int, int | None]
 
 WHOLE_ANSWER = 10  # times the time-out
 LONGEST_PAUSE = 30.0  # s
+_NO_RANGES = "the server ignores byte ranges"
 _AGAIN = (408, 425, 429)  # and all of 5xx
 
 
@@ -150,7 +151,8 @@ async def _fetch(url: str, span: Span | None) -> bytes | None:
             reason, wait = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "), 0.0
     tries = "1 try" if tried == 1 else f"{tried} tries"
     raise RemoteError(
-        f"{told(url, span)}: not read: {reason} ({tries}); is the server up, and the upload complete? try again later"
+        f"{told(url, span)}: not read: {reason} ({tries})"
+        + ("" if _NO_RANGES in reason else "; is the server up, and the upload complete? try again later")
     )
 
 
@@ -171,7 +173,7 @@ def _judge(url: str, answer: _Answer, span: Span | None) -> bytes | None:
     if status == 416:
         raise _Fault("the file ends before these bytes, so it is cut short or its index is damaged")
     if span is not None and status == 200:
-        raise _Fault("the server ignores byte ranges, which a sharded zarr needs; serve it from one that knows them")
+        raise _Fault(f"{_NO_RANGES}, which a sharded zarr needs; serve it from one that knows them")
     if status != (200 if span is None else 206):
         raise _Fault(f"the server answered {what}", again=False)
     got = len(answer.body)

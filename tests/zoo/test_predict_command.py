@@ -66,6 +66,20 @@ def test_parts_and_reduce_give_the_bytes_of_one_run(home: Path, capsys: pytest.C
         predict(home, "one.zarr")
 
 
+def test_a_finished_map_is_given_other_forms_and_a_threshold(home: Path) -> None:
+    predict(home, "more.zarr")
+    with pytest.raises(ValueError, match="is finished: nothing to put together"):
+        reduce_command(ReduceOptions(home / "more.zarr"))
+    pixels = tree(home / "more.zarr/0")
+    reduce_command(ReduceOptions(home / "more.zarr", also=("mask", "tif"), threshold=0.5))
+    with Image.open(home / "more_mask.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.where(map_of(home, "more.zarr") >= 127.5, 255, 0))
+    assert provenance(home, "more.zarr")["threshold"] == 0.5
+    assert tree(home / "more.zarr/0") == pixels
+    with pytest.raises(ValueError, match="of a finished OUT.zarr"):
+        reduce_command(ReduceOptions(home / "more.tif", also=("mask",)))
+
+
 def test_what_decided_a_map_is_in_it(home: Path) -> None:
     predict(home, "said.zarr", "a.safetensors,b.safetensors", threshold=0.4, tta="flips", blend="gaussian")
     said = provenance(home, "said.zarr")

@@ -118,8 +118,12 @@ def test_what_is_unknown_is_announced_with_the_option_for_it(tmp_path: Path) -> 
 
 def test_a_window_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     shallow, told = segment(tmp_path, depth=4, center_layer=2), []
-    with pytest.raises(ValueError, match="layers 0 to 4 are needed, it has 0 to 3.*--layer-start.*--repeat-layers"):
+    with pytest.raises(ValueError, match="has 4 layers, the model takes 5.*--repeat-layers"):
         fit(shallow, told)
     assert fit(shallow, told, repeat=True) == CONTRACT
+    assert "1 of 5 layers lie outside the volume" in told.pop()
+    aside = segment(tmp_path / "aside", center_layer=8)
+    with pytest.raises(ValueError, match="layers 6 to 10 are needed, it has 0 to 8.*--layer-start.*--repeat-layers"):
+        fit(aside, told)
     with pytest.raises(ValueError, match="are 3 layers, the model takes 5.*--layer-end 6"):
         fit(segment(tmp_path / "b"), told, start=1, end=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -88,7 +89,10 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class ReduceOptions:
-    """Put a map together whose parts were made with --num-parts: check that all are there, add levels, write OUT."""
+    """Put a map together whose parts were made with --num-parts: check that all are there, add levels, write OUT.
+
+    On a finished OUT.zarr it writes the forms of --also, and stores --threshold with the map.
+    """
 
     out: Annotated[tyro.conf.Positional[Path], arg(metavar="OUT")]
     """The OUT that the parts were given."""
@@ -99,6 +103,7 @@ class ReduceOptions:
 
 
 def main() -> int:
+    warnings.filterwarnings("ignore", message=".*the outermost layer is repeated")  # said beforehand, once
     if sys.argv[1:2] == ["reduce"]:
         options = tyro.cli(ReduceOptions, args=sys.argv[2:], prog="python -m zoo.predict reduce")
         from zoo.predict.command import reduce_command  # after parsing: --help must not wait for torch

@@ -19,7 +19,7 @@ from data_recipes.fragment import Fragment, absolute_data
 from data_recipes.stamp import data_stamp
 from zoo.checkpoint import Loaded
 from zoo.device import resolve_device
-from zoo.predict.finish import DEFAULT_THRESHOLD, check_threshold, finish, partial_of, paths_of
+from zoo.predict.finish import DEFAULT_THRESHOLD, add_forms, check_threshold, finish, partial_of, paths_of
 from zoo.predict.fit import fit_bits, fit_scale, fit_window
 from zoo.predict.job import Job, as_trained, load_models, make_job, open_segment
 from zoo.predict.plan import CheckpointRef, Plan, own_part
@@ -57,8 +57,8 @@ def _predict(options: PredictOptions) -> int:
     part, parts, under_torchrun = _division(options)
     quiet = under_torchrun and part != 0
     say: Say = (lambda text: None) if quiet else (lambda text: console.print(escape(text)))
-    _check_options(options, under_torchrun)
     check_writable(options.out.parent, "OUT")
+    _check_options(options, under_torchrun)
     device = _device(options.device, under_torchrun)
     fragment = open_segment(absolute_data([options.segment])[0], None if options.mask is None else str(options.mask))
     loaded = load_models([text.strip() for text in options.checkpoint.split(",") if text.strip()], device)
@@ -75,7 +75,10 @@ def _predict(options: PredictOptions) -> int:
         timings = _make_part(job, store, part, parts, console, quiet)
         say(_told_timings(timings, time.monotonic() - began))
     if parts > 1 and not under_torchrun:
-        say(f"part {part} of 0 to {parts - 1} is done; when all are: python -m zoo.predict reduce {options.out}")
+        say(
+            f"part {part} (ids go from 0 to {parts - 1}) is done; when all are: "
+            f"python -m zoo.predict reduce {options.out}"
+        )
         return 0
     if quiet:
         return 0
@@ -101,7 +104,8 @@ def reduce_command(options: ReduceOptions) -> int:
     remove_record(options.out)
     check_threshold(options.threshold)
     if options.out.exists():
-        raise FileExistsError(f"{options.out}: exists already; remove it or choose another name")
+        _say_written(add_forms(options.out, also=options.also, threshold=options.threshold), options, console)
+        return 0
     store = MapStore.resume(partial_of(options.out))
     if missing := store.missing():
         parts = store.parts()
@@ -221,12 +225,11 @@ def _begin(
     if begun is not None and options.precision == "auto":  # chosen once, by who came first
         plan = plan.model_copy(update={"precision": begun.precision})
     job = make_job(plan, fragment, as_trained(loaded), device)
-    told = plan.precision
+    told = str(plan.precision)
     if begun is None and options.precision == "auto":
         plan, moved = job.choose_precision()
-        told = (
-            f"{plan.precision}{f' (moves no probability by more than {moved:.4f})' if plan.precision != 'fp32' else ''}"
-        )
+        if plan.precision != "fp32":
+            told = f"{plan.precision} (moves no probability by more than {max(moved, 1e-4):.4f})"
     store = MapStore.begin(path, plan)
     height, width = plan.shape
     first, last = plan.contract.window(fragment)
@@ -266,7 +269,7 @@ def _task(given: str | None, loaded: Loaded, fragment: str, say: Say) -> int | N
 def _make_part(job: Job, store: MapStore, part: int, parts: int, console: Console, quiet: bool) -> Timings:
     shards = own_part(len(store.grid), part, parts)
     pixels = sum(store.grid.rect(shard).area for shard in shards)
-    label = job.plan.fragment if parts == 1 else f"{job.plan.fragment}, part {part} of 0 to {parts - 1}"
+    label = job.plan.fragment if parts == 1 else f"{job.plan.fragment}, part {part} of {parts}"
     with (
         store.claim(part, parts),
         stop_signals() as stopped,
@@ -275,7 +278,7 @@ def _make_part(job: Job, store: MapStore, part: int, parts: int, console: Consol
         try:
             return job.run(store, shards, on_progress, stopped.is_set)
         except KeyboardInterrupt:
-            console.print("what is done is kept; the same command goes on")
+            console.print(f"what is done is kept in {escape(str(store.path))}; the same command goes on")
             raise
 
 
@@ -284,13 +287,19 @@ def _told_timings(timings: Timings, seconds: float) -> str:
         return "nothing was left to compute"
     share = 100 * (seconds - timings.compute) / seconds
     return (
-        f"{timings.tiles} tiles in {duration(seconds)}, {share:.1f} % of it beside the model "
-        f"(waiting for layers {timings.read:.1f} s, for the map {timings.write:.1f} s)"
+        f"{timings.tiles} tiles in {duration(seconds)}; {share:.1f} % of the time was not the model's "
+        f"(waiting for layers to be read {timings.read:.1f} s, for shards to be written {timings.write:.1f} s)"
     )
 
 
 def _finish(store: MapStore, options: PredictOptions | ReduceOptions, console: Console) -> None:
+    _say_written(finish(store, options.out, also=options.also, threshold=options.threshold), options, console)
+
+
+def _say_written(paths: list[Path], options: PredictOptions | ReduceOptions, console: Console) -> None:
     if {"mask", "csv"} & set(options.also) and options.threshold is None:
-        console.print(f"no --threshold was given: ink is {DEFAULT_THRESHOLD} and more")
-    for path in finish(store, options.out, also=options.also, threshold=options.threshold):
+        console.print(
+            f"no --threshold was given: ink is where the map's own says so, else {DEFAULT_THRESHOLD} and more"
+        )
+    for path in paths:
         console.print(f"[bold green]written[/] {escape(str(path))}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import zoo
-from zoo.ink_map import stored_form
+from zoo.ink_map import open_ink_map, stored_form
 from zoo.predict.export import write_png, write_preview, write_submission, write_tiff
 from zoo.predict.plan import Plan
 from zoo.predict.pyramid import add_levels, ome_attributes
@@ -84,26 +84,51 @@ def finish(store: MapStore, out: Path, *, also: Sequence[str], threshold: float 
         count = add_levels(group, plan)
         about = provenance(plan, threshold)
         group.attrs.update({**ome_attributes(plan, count), **stored_form(about)})
-        levels = [group[str(level)] for level in range(count)]
-        cut = DEFAULT_THRESHOLD if threshold is None else threshold
-        for form, path in paths.items():
-            for draft in path.parent.glob(f".{path.name}.*.partial"):  # of a process that was killed
-                draft.unlink()
-            if form == "preview":
-                write_preview(path, levels, about)
-            elif form == "tif":
-                write_tiff(path, levels[0], about)
-            elif form == "png":
-                write_png(path, levels[0], about)
-            elif form == "mask":
-                write_png(path, levels[0], {**about, "threshold": cut}, cut)
-            elif form == "csv":
-                write_submission(path, levels[0], plan.fragment, cut)
+        _write_forms(paths, [group[str(level)] for level in range(count)], about)
         if form_of(out) == "zarr":
             store.settle(out)
         else:
             store.remove()
     return list(paths.values())
+
+
+def add_forms(out: Path, *, also: Sequence[str], threshold: float | None) -> list[Path]:
+    """Write further forms of the finished map OUT.zarr, and store a threshold with it; the paths that were written.
+
+    Raises:
+        ValueError: not a finished map of this project's; nothing to do; a threshold that is no probability.
+    """
+    import zarr
+
+    check_threshold(threshold)
+    if not also and threshold is None:
+        raise ValueError(f"{out} is finished: nothing to put together; --also and --threshold add to it")
+    kept = open_ink_map(out).provenance
+    if form_of(out) != "zarr" or not kept:
+        raise ValueError(f"{out}: other forms are made of a finished OUT.zarr of `python -m zoo.predict` alone")
+    group = zarr.open_group(out, mode="r+")
+    about = {**kept, "threshold": kept.get("threshold") if threshold is None else threshold}
+    group.attrs.update(stored_form(about))
+    paths = {form: path for form, path in paths_of(out, also).items() if form in also}
+    _write_forms(paths, [group["0"]], about)
+    return list(paths.values())
+
+
+def _write_forms(paths: Mapping[str, Path], levels: list[Any], about: Mapping[str, Any]) -> None:
+    cut = DEFAULT_THRESHOLD if about["threshold"] is None else about["threshold"]
+    for form, path in paths.items():
+        for draft in path.parent.glob(f".{path.name}.*.partial"):  # of a process that was killed
+            draft.unlink()
+        if form == "preview":
+            write_preview(path, levels, about)
+        elif form == "tif":
+            write_tiff(path, levels[0], about)
+        elif form == "png":
+            write_png(path, levels[0], about)
+        elif form == "mask":
+            write_png(path, levels[0], {**about, "threshold": cut}, cut)
+        elif form == "csv":
+            write_submission(path, levels[0], about["fragment"], cut)
 
 
 SUFFIXES = {

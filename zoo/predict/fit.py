@@ -133,7 +133,15 @@ def fit_window(
         first, last = begin, until
     elif "center_layer" in fragment.unknown:
         say(f"centre layer unknown, layers {first} to {last - 1} are read: --layer-start moves the window")
-    if (first < 0 or last > fragment.depth) and not repeat:
+    outside = max(-first, 0) + max(last - fragment.depth, 0)
+    if outside and repeat:
+        say(f"{outside} of {contract.depth} layers lie outside the volume and repeat its outermost ones, as asked for")
+    elif fragment.depth < contract.depth:
+        raise ValueError(
+            f"{fragment.name}: has {fragment.depth} layers, the model takes {contract.depth}; give a segment with more "
+            "of them, or repeat the outermost with --repeat-layers"
+        )
+    elif outside:
         raise ValueError(
             f"{fragment.name}: layers {first} to {last - 1} are needed, it has 0 to {fragment.depth - 1}; move the "
             "window with --layer-start, or repeat the outermost layer with --repeat-layers"

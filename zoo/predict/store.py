@@ -166,8 +166,9 @@ class MapStore:
 
 def remove_record(path: Path) -> None:
     """Remove the record inside a finished map, if there is one; its plan first, without which it counts for nothing."""
-    (path / _RECORD / _PLAN).unlink(missing_ok=True)
-    shutil.rmtree(path / _RECORD, ignore_errors=True)
+    if (path / _RECORD).is_dir():
+        (path / _RECORD / _PLAN).unlink(missing_ok=True)
+        shutil.rmtree(path / _RECORD, ignore_errors=True)
 
 
 def stored(prob: NDArray[np.float32], dtype: str) -> NDArray[Any]:

@@ -168,7 +168,7 @@ def predict_shards(
                     on_progress(finished + area * (number + share) / len(step.new))
                     asked()
             maps = {corner: values for group in step.groups for corner, values in live[group].items()}
-            written.append(writer.submit(_finish, store, step.shard, maps))
+            written.append(writer.submit(_finish, store, fragment, step.shard, maps))
             while len(written) > 1:
                 seconds, _ = waited(written.popleft())
                 timings.write += seconds
@@ -198,5 +198,10 @@ def _stack(block: Block, corners: list[Corner], side: int) -> NDArray[np.integer
     return np.stack([block.layers[:, y : y + side, x : x + side] for y, x in cuts])
 
 
-def _finish(store: MapStore, shard: int, maps: Maps) -> None:
-    store.write(shard, store.grid.blend(store.grid.rect(shard), maps) if maps else None)
+def _finish(store: MapStore, fragment: Fragment, shard: int, maps: Maps) -> None:
+    """Blend and write a shard; beside the papyrus, where no model was trained, the map is 0."""
+    rect = store.grid.rect(shard)
+    if maps:
+        store.write(shard, np.where(fragment.papyrus[rect.slices], store.grid.blend(rect, maps), np.float32(0)))
+    else:
+        store.write(shard, None)
