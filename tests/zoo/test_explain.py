@@ -228,7 +228,7 @@ def test_depth_on_one_tile_twice_gives_the_same(planted: str, tmp_path: Path) ->
 
 
 def test_what_training_did_to_the_input_is_done_here(planted: str, tmp_path: Path) -> None:
-    path = saved(tmp_path, planted, config={"degrade": "zmean"})
+    path = saved(tmp_path, planted, config={"train": {"degrade": "zmean"}})
     depth_command(DepthOptions(path, DATA, tiles=1, device="cpu"))
     shares = [row["gradient"] for row in json.loads((tmp_path / "explain" / "depth.json").read_text())["layers"]]
     assert shares == pytest.approx([1 / 6] * 6)
