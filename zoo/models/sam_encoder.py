@@ -27,6 +27,7 @@ from segment_anything.modeling.image_encoder import PatchEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from zoo.models.layers import in_full
 from zoo.models.lora import LowRank
 
 _ALIGNMENT = 8  # lengths of vectors that attention kernels take without copying
@@ -80,7 +81,7 @@ class ImageEncoder(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, image: Tensor) -> Tensor:
-        tokens = self.patch_embed(image)
+        tokens = embed_patches(image, self.patch_embed.proj)
         tokens = tokens + resize_grid(self.pos_embed, tokens.shape[1], tokens.shape[2])
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -92,6 +93,20 @@ class ImageEncoder(nn.Module):
     def attention(self, index: int) -> Attention:
         """That of the block at `index`."""
         return cast(Block, self.blocks[index]).attn
+
+
+def embed_patches(image: Tensor, proj: nn.Conv2d) -> Tensor:
+    """(B, C, H, W) -> (B, h, w, E): what the convolution `proj`, whose stride is its kernel, says of each patch.
+
+    As a matrix product, for in bf16 on some CPUs (torch 2.15 with AMX) that convolution's answer is wrong for small
+    images of several channels.
+    """
+    side = proj.kernel_size[0]
+    batch, channels, height, width = image.shape
+    patches = image.reshape(batch, channels, height // side, side, width // side, side)
+    patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    bias = None if proj.bias is None else in_full(proj.bias)
+    return F.linear(patches, in_full(proj.weight).flatten(1), bias)
 
 
 class Block(nn.Module):
