@@ -14,7 +14,7 @@ OWN = ("zoo", "data_recipes")
 
 # Module or package of zoo -> what it may import of zoo. Whatever lies inside a package may import that package.
 LEAVES = {"zoo.card", "zoo.configs", "zoo.metrics", "zoo.degrade", "zoo.device", "zoo.memory", "zoo.pretrained"}
-LEAVES |= {"zoo.ink_map", "zoo.cluster"}
+LEAVES |= {"zoo.ink_map", "zoo.cluster", "zoo.surface_dice"}
 MODEL = {"zoo.card", "zoo.models"}
 LIBRARY = LEAVES | MODEL | {"zoo", "zoo.registry", "zoo.losses", "zoo.significance", "zoo.document_metrics"}
 LIBRARY |= {"zoo.adapter", "zoo.checkpoint", "zoo.cost"}
@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "zoo.losses": MODEL,
     "zoo.cost": MODEL,
     "zoo.significance": {"zoo.metrics"},
-    "zoo.document_metrics": {"zoo.metrics"},
+    "zoo.document_metrics": {"zoo.metrics", "zoo.surface_dice"},
     "zoo.registry": MODEL | {"zoo.configs"},
     "zoo.adapter": MODEL,
     "zoo.checkpoint": MODEL | {"zoo", "zoo.registry", "zoo.configs", "zoo.degrade"},
@@ -40,6 +40,7 @@ NEEDS_NO_DATA = {"zoo.card", "zoo.configs", "zoo.models", "zoo.losses"}
 MODEL_LIBRARIES = {"torch", "torchvision", "segment_anything", "segmentation_models_pytorch", "monai", "timm", "numpy"}
 TORCH_IN_DATA = {"data_recipes.tiles", "data_recipes.tile_cache", "data_recipes.augment"}  # and what lies inside them
 FREE_OF_TORCH = {"zoo.card", "zoo.configs", "zoo.metrics", "zoo.ink_map", "zoo.document_metrics", "zoo.evaluate"}
+FREE_OF_TORCH |= {"zoo.surface_dice"}
 TORCH_LIBRARIES = {"torch", "torchvision", "kornia", "monai", "timm", "lightning", "lightning_fabric"}
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.metrics import Confusion, block_sum
+from zoo.surface_dice import contour
 
 DRD_BLOCK = 8
 """px, side of the blocks that DRD counts."""
@@ -214,12 +215,12 @@ def stroke_weights(ink: Bools, *, core: Part | None = None) -> StrokeWeights:
     connected component; and the gap between two components that are closer than a width does not narrow it.
     """
     core = core or (slice(0, ink.shape[0]), slice(0, ink.shape[1]))
-    contour = ink & ~_eroded(ink)
+    edge = contour(ink)
     skeleton = thin(ink)
-    distance, nearest, place = _nearest(contour)
+    distance, nearest, place = _nearest(edge)
 
     spine = np.flatnonzero(skeleton)
-    thinnest = contour.ravel()[spine]  # a stroke of one or two px is all contour
+    thinnest = edge.ravel()[spine]  # a stroke of one or two px is all contour
     half = np.maximum(distance.ravel()[spine].astype(np.int64), 1)
     beside = cv2.dilate(np.where(ink & ~skeleton, distance + 1, 0).astype(np.uint16), _CROSS)  # 0: no ink beside it
     even = beside.ravel()[spine] > np.where(thinnest, 0, half)
@@ -251,11 +252,6 @@ def _filled(shape: tuple[int, ...], value: float, at: NDArray[np.int64], others:
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
-def _eroded(ink: Bools) -> Bools:
-    """Ink whose four neighbours are ink; beyond the map there is none."""
-    return cv2.erode(ink.view(np.uint8), _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=(0,)).astype(bool)
-
-
 def _nearest(points: Bools) -> tuple[NDArray[np.uint16], NDArray[np.int32], NDArray[np.int64]]:
     """(H, W) chessboard distance to the nearest of the points; (H, W) which one it is; (n,) where in the flat map each
     of them lies, row by row."""
@@ -283,7 +279,7 @@ def thin(ink: Bools) -> Bools:
     flat = np.pad(ink, 1).ravel()
     around = np.array([-row, 1 - row, 1, 1 + row, row, row - 1, -1, -1 - row])  # north and on clockwise
     bits = np.left_shift(1, np.arange(8))
-    border = np.flatnonzero(flat & ~np.pad(_eroded(ink), 1).ravel())
+    border = np.flatnonzero(np.pad(contour(ink), 1))
     waiting = [border, border]  # by sub-iteration, those whose neighbours changed since it saw them
     number = np.empty(flat.shape, np.int32)
     turn = 0
