@@ -26,6 +26,7 @@ from zoo.evaluate.figures import COLOURS, colour_map
 from zoo.evaluate.score import Evaluation, evaluate, what_counts
 from zoo.ink_map import open_ink_map, stored_form
 from zoo.metrics import InkHistogram, threshold_at
+from zoo.surface_dice import surface_counts
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (150, 220)
@@ -121,6 +122,8 @@ def test_every_pixel_score_is_that_of_scikit_learn(saved, fragment, planes, prob
         "prevalence": truth.mean(),
     }
     assert {name: got[name] for name in expected} == pytest.approx(expected)
+    by_surface = surface_counts(prob >= 0.3, planes["inklabels"] > 0, counted).dice()
+    assert got["surface_dice"] == pytest.approx(by_surface) and 0.5 < by_surface < 1
     assert 0.5 < got["pseudo_f"] < 1 and 0.5 < got["centre_line_recall"] <= 1 and got["drd"] > 0
 
 
@@ -170,11 +173,13 @@ def test_a_map_in_squares_scores_as_the_whole_one(tmp_path):
     assert whole.exact and cut.exact and 16 < cut.overlap < 128
     assert cut.counts.fp > 100 < cut.counts.fn and cut.counts.centre > 500
     same_counts(cut.counts, whole.counts)
+    assert cut.surface == whole.surface and 0 < whole.surface.dice() < 1
     assert cut.histogram == whole.histogram
     for one, other in zip(dataclasses.astuple(cut.picture), dataclasses.astuple(whole.picture), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     less = evaluate(ink_map, counted, 0.4, square=64, overlap=24)
     assert less.overlap == 24 and not less.exact
+    assert evaluate(ink_map, counted, 0.4, square=64, overlap=0).surface == whole.surface
 
 
 def test_the_real_tile_in_squares_scores_as_the_whole_one(real_tile, tmp_path):
@@ -187,6 +192,7 @@ def test_the_real_tile_in_squares_scores_as_the_whole_one(real_tile, tmp_path):
     cut = evaluate(ink_map, counted, 0.5, square=512, overlap=512)
     assert cut.exact and cut.counts.half_width > 10
     same_counts(cut.counts, whole.counts)
+    assert cut.surface == whole.surface
 
 
 # -- what counts -------------------------------------------------------------------------------------------------------
@@ -277,7 +283,7 @@ def test_a_fragment_without_ink_gives_no_value_where_there_is_none(tmp_path):
     fragment = write_planes(tmp_path / "blank", inklabels=np.zeros((40, 300)))
     np.save(tmp_path / "map.npy", np.zeros((40, 300), np.float32))
     got = run(tmp_path / "map.npy", fragment)["scores"]
-    assert got["dice"] == got["pseudo_f"] == 1 and got["drd"] == 0
+    assert got["dice"] == got["pseudo_f"] == got["surface_dice"] == 1 and got["drd"] == 0
     assert got["auc"] is got["ap"] is got["centre_line_recall"] is got["precision"] is None
 
 

@@ -27,6 +27,7 @@ from zoo.evaluate.figures import draw_evaluation
 from zoo.evaluate.score import Counted, Evaluation, evaluate, histogram_of, what_counts
 from zoo.ink_map import InkMap, open_ink_map
 from zoo.metrics import InkHistogram
+from zoo.surface_dice import SURFACE_TOLERANCE
 
 if TYPE_CHECKING:
     from zoo.evaluate.__main__ import EvaluateOptions
@@ -71,6 +72,7 @@ def evaluate_command(options: EvaluateOptions) -> None:
         "threshold": {"value": threshold, "source": source, "upper_bound": given == "best"},
         "scores": scores,
         "counts": evaluation.counts.__dict__ | {"pixels": histogram.pixels},
+        "surface": evaluation.surface.__dict__ | {"tolerance_px": SURFACE_TOLERANCE},
         "curves": {name: _numbers(values) for name, values in curves(histogram)._asdict().items()},
         "reliability": {name: _numbers(values) for name, values in histogram.reliability()._asdict().items()},
         "overlap_px": evaluation.overlap,
@@ -174,6 +176,7 @@ def _scores(evaluation: Evaluation) -> dict[str, float | None]:
         "accuracy": at.accuracy(),
         "precision": at.precision(),
         "recall": at.recall(),
+        "surface_dice": evaluation.surface.dice(),
         "pseudo_f": counts.pseudo_f(),
         "pseudo_precision": counts.pseudo_precision(),
         "pseudo_recall": counts.pseudo_recall(),
@@ -195,6 +198,7 @@ _ROWS = {
     "accuracy": ("pixel accuracy", ""),
     "precision": ("precision", ""),
     "recall": ("recall", ""),
+    "surface_dice": ("surface Dice", f"share of both boundaries within {SURFACE_TOLERANCE:g} px of the other"),
     "pseudo_f": ("pseudo-F", "a stroke's core counts more than its rim"),
     "pseudo_precision": ("pseudo-precision", "false ink counts more beside a stroke"),
     "pseudo_recall": ("pseudo-recall", ""),
@@ -206,7 +210,7 @@ _ROWS = {
     "ece": ("calibration error", "expected, 15 groups: 0 is perfect"),
     "prevalence": ("prevalence", "ink's share of what counts"),
 }
-_AT_THRESHOLD = 11  # rows that hang on the threshold
+_AT_THRESHOLD = 12  # rows that hang on the threshold
 
 
 def _table(scores: Mapping[str, float | None], *, upper: bool) -> Table:

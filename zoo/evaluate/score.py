@@ -1,7 +1,7 @@
 """From an ink map and a label to sums: read in squares, so that memory does not know the map's size.
 
-Of the map a square is read once, of the label as much around it as its strokes need for the measures that look at
-them; how the work is cut changes no result.
+Of the map a square and a few pixels around it are read, of the label as much around it as its strokes need for the
+measures that look at them; how the work is cut changes no result.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from data_recipes.regions import Rect, subtract_all, whole
 from zoo.document_metrics import DRD_BLOCK, DocumentCounts, document_counts, strokes_reach
 from zoo.ink_map import InkMap
 from zoo.metrics import InkHistogram, block_sum
+from zoo.surface_dice import SurfaceCounts, surface_counts, surface_reach
 
 SQUARE = 1536  # px, side of what is scored at once; a multiple of DRD's blocks
 OVERLAP = 1024  # px around it at the most; as a rule the strokes need less
@@ -100,6 +101,7 @@ class Evaluation:
     threshold: float
     histogram: InkHistogram
     counts: DocumentCounts
+    surface: SurfaceCounts
     picture: Reduced
     overlap: int
     exact: bool
@@ -169,7 +171,8 @@ def evaluate(
         histogram: of `histogram_of`, where it is known already.
         track: goes through the squares, such as `rich.progress.track`.
         square, overlap: px, multiples of 8: what is scored at once, and how much of the label is read around it at the
-            most. How a map is cut changes no result as long as that is 5 times the strokes' half width.
+            most. How a map is cut changes no result as long as that is 5 times the strokes' half width. Surface Dice
+            reads what it needs besides.
 
     Raises:
         ValueError: as `histogram_of`.
@@ -180,16 +183,20 @@ def evaluate(
     squares = counted.squares(square)
     reach = _reach(counted, squares, overlap, track)
     around = min(-(-reach // DRD_BLOCK) * DRD_BLOCK, overlap)
-    picture, counts = _empty_picture(counted.bounds), DocumentCounts()
-    for core in track(squares, "pseudo-F, DRD, centre lines"):
-        ink, mask = counted.read(window := _around(core, around, counted))
+    picture, counts, surface = _empty_picture(counted.bounds), DocumentCounts(), SurfaceCounts()
+    for core in track(squares, "boundaries, pseudo-F, DRD, centre lines"):
+        ink, mask = counted.read(window := _around(core, max(around, surface_reach()), counted))
         part = core.shift(-window.y0, -window.x0).slices
         if not mask[part].any():
             continue
-        prob = ink_map.read(*core)
-        counts += document_counts(prob >= threshold, ink, mask, core=part)
-        _add_to_picture(picture, core, prob, ink[part], mask[part], threshold)
-    return Evaluation(threshold, histogram, counts, picture, around, reach <= around)
+        near = _around(core, surface_reach(), counted)
+        beside, inside = near.shift(-window.y0, -window.x0).slices, core.shift(-near.y0, -near.x0).slices
+        prob = ink_map.read(*near)
+        predicted = prob >= threshold
+        surface += surface_counts(predicted, ink[beside], mask[beside], core=inside)
+        counts += document_counts(predicted[inside], ink, mask, core=part)
+        _add_to_picture(picture, core, prob[inside], ink[part], mask[part], threshold)
+    return Evaluation(threshold, histogram, counts, surface, picture, around, reach <= around)
 
 
 def _reach(counted: Counted, squares: Sequence[Rect], overlap: int, track: Track) -> int:
