@@ -38,6 +38,9 @@ Span = tuple[int, int | None]
 WHOLE_ANSWER = 10  # times the time-out
 LONGEST_PAUSE = 30.0  # s
 _NO_RANGES = "the server ignores byte ranges"
+_NO_NAME = "no network address is known for the name"
+_NOBODY = "nobody answers at"
+_NO_PROXY = "no answer from the proxy"
 _AGAIN = (408, 425, 429)  # and all of 5xx
 
 
@@ -140,20 +143,55 @@ async def _fetch(url: str, span: Span | None) -> bytes | None:
             if not fault.again:
                 break
         except TimeoutError:
-            reason, wait = f"no answer within {limits.timeout:g} s (INKZOO_REMOTE_TIMEOUT)", 0.0
+            reason, wait = f"no answer within {limits.timeout:g} s (INKZOO_REMOTE_TIMEOUT waits longer)", 0.0
         except RemoteError:  # refused: no use in asking again
             raise
         except aiohttp.ClientPayloadError:
             reason, wait = "the answer broke off before its end", 0.0
         except aiohttp.ClientSSLError as error:
-            raise RemoteError(f"{url}: no trusted connection ({error}); is the server's certificate valid?") from error
+            why = getattr(error.os_error, "verify_message", None) or error.os_error.strerror or "no reason given"
+            why = re.sub(r"^\[.*?\] | \(_ssl.*\)$", "", why)  # OpenSSL's own names for it
+            raise RemoteError(
+                f"{url}: no trusted connection ({why}); is its certificate valid, and does it speak https at all?"
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
-            reason, wait = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "), 0.0
+            reason, wait = _unconnected(error), 0.0
     tries = "1 try" if tried == 1 else f"{tried} tries"
-    raise RemoteError(
-        f"{told(url, span)}: not read: {reason} ({tries})"
-        + ("" if _NO_RANGES in reason else "; is the server up, and the upload complete? try again later")
-    )
+    raise RemoteError(f"{told(url, span)}: not read: {reason} ({tries}){_advice(reason)}")
+
+
+def _unconnected(error: BaseException) -> str:
+    """Why there was no connection, in words of our own: the libraries' hold addresses, types and errors in errors."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        at = f"{error.host}:{error.port}"
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return f"{_NO_NAME} {error.host}"
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            return f"{_NO_PROXY} {at}"
+        return f"{_NOBODY} {at} ({_refusal(error.os_error)})"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return "the server broke the connection off"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _refusal(error: OSError) -> str:
+    """What the system said; asyncio hides it in a text of its own."""
+    if error.errno is None:
+        return "no connection to any of its addresses"
+    return os.strerror(error.errno).lower()
+
+
+def _advice(reason: str) -> str:
+    """What to do about it, as the end of a message."""
+    if _NO_RANGES in reason:
+        return ""
+    if reason.startswith(_NO_NAME):
+        return "; is it spelled right, and is this machine on the network?"
+    if reason.startswith(_NO_PROXY):
+        return "; is it up, and HTTP_PROXY or HTTPS_PROXY right?"
+    if reason.startswith(_NOBODY):
+        return "; is the server up, and the port right? try again later"
+    return "; is the server up, and the upload complete? try again later"
 
 
 def _judge(url: str, answer: _Answer, span: Span | None) -> bytes | None:
@@ -163,9 +201,10 @@ def _judge(url: str, answer: _Answer, span: Span | None) -> bytes | None:
         return None
     if status in (401, 403):
         help = "in ~/.netrc" if not url.startswith("s3:") else "in AWS_ACCESS_KEY_ID … or AWS_PROFILE"
+        bucket = url.startswith("s3:") or ".amazonaws.com/" in url
         raise RemoteRefused(
-            f"{url}: the server refuses access ({what}); give the right credentials {help}, or ask whose data it is "
-            "(where a bucket may not be listed, S3 answers so for a file that is not there)"
+            f"{url}: the server refuses access ({what}); give the right credentials {help}, or ask whose data it is"
+            + (" (where a bucket may not be listed, S3 answers so for a file that is not there)" if bucket else "")
         )
     if status in _AGAIN or status >= 500:
         wait = answer.retry_after or ""
@@ -227,7 +266,15 @@ async def _read_http(url: str, span: Span | None, limits: Limits) -> _Answer:
 
 
 async def _read_s3(url: str, span: Span | None, limits: Limits) -> _Answer:
-    from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, HTTPClientError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        ConnectTimeoutError,
+        EndpointConnectionError,
+        FlexibleChecksumError,
+        HTTPClientError,
+        ReadTimeoutError,
+    )
 
     bucket, _, key = url.removeprefix("s3://").partition("/")
     client = await _s3(limits).set_session()
@@ -241,11 +288,21 @@ async def _read_s3(url: str, span: Span | None, limits: Limits) -> _Answer:
         retry_after = meta.get("HTTPHeaders", {}).get("retry-after")
         code = str(error.response.get("Error", {}).get("Code", ""))
         return _Answer(meta.get("HTTPStatusCode", 0), retry_after=retry_after, code="" if code.isdecimal() else code)
+    except (ConnectTimeoutError, ReadTimeoutError):
+        raise TimeoutError from None
+    except EndpointConnectionError as error:
+        raise _Fault(f"{_NOBODY} {_endpoint(str(error))}") from error
     except (HTTPClientError, FlexibleChecksumError) as error:
         raise _Fault(" ".join(str(error).split())) from error
     except BotoCoreError as error:
         raise _Fault(" ".join(str(error).split()), again=False) from error
     return _Answer(status, body, got.get("ContentLength"), got.get("ContentRange"))
+
+
+def _endpoint(message: str) -> str:
+    """Scheme and host of the URL that botocore names in its message."""
+    found = re.search(r"https?://[^/\"]+", message)
+    return found[0] if found else "S3's endpoint (AWS_ENDPOINT_URL)"
 
 
 def _http() -> HTTPFileSystem:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -295,11 +297,48 @@ def test_refused_access_is_told_and_not_asked_for_again(server: FaultyServer) ->
     assert any(note.startswith("the server refused access to 12 names, taken as not there") for note in beside.notes)
 
 
+def no_such_name(*_: object, **__: object) -> None:
+    """The answer to a name that nobody has, without asking the network."""
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:1/x.zarr", "not read: nobody answers at 127.0.0.1:1 (connection refused) (2 tries); is the"),
+        ("http://inkzoo.invalid/x.zarr", "not read: no network address is known for the name inkzoo.invalid (2 tries)"),
+        ("s3://bucket/x.zarr", "not read: nobody answers at http://127.0.0.1:1 (2 tries); is the server up"),
+    ],
+)
+def test_without_a_connection_one_plain_line_says_why(url: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    if "invalid" in url:
+        monkeypatch.setattr("socket.getaddrinfo", no_such_name)
+    monkeypatch.setenv("INKZOO_REMOTE_TRIES", "2")
+    monkeypatch.setenv("INKZOO_REMOTE_PAUSE", "0.01")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # nobody listens on this port
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    if url.startswith("s3:"):
+        pytest.importorskip("s3fs", reason="needs s3fs")
+        transfer.close()  # a client of an earlier test asks at another endpoint
+    with pytest.raises(OSError, match=rf"^{re.escape(url)}/zarr.json: {re.escape(words)}") as caught:
+        open_fragment(url)
+    if url.startswith("s3:"):
+        transfer.close()
+    assert not set("\n{}[]<>") & set(str(caught.value)), "nothing of another library's own wording"
+    assert "Error" not in str(caught.value)
+
+
+def test_a_server_without_https_is_told_from_one_that_is_not_there(server: FaultyServer) -> None:
+    with pytest.raises(OSError, match=r"zarr.json: no trusted connection \(wrong version number\); is its certificate"):
+        open_fragment(server.url.replace("http:", "https:") + "/v3.zarr")
+
+
 def test_nothing_there_says_so(server: FaultyServer, folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent.zarr: no zarr there"):
         open_fragment(f"{server.url}/absent.zarr")
-    with pytest.raises(OSError, match="not read: .*Cannot connect"):
-        open_fragment("http://127.0.0.1:1/x.zarr")  # nobody listens on this port
     with pytest.raises(ValueError, match=r"~/.netrc") as caught:
         open_fragment("https://me:secret@host/x.zarr")
     assert "secret" not in str(caught.value)
