@@ -6,7 +6,9 @@ a step really takes in all, gradients, optimiser and a library's workspace with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +64,49 @@ def count_cost(model: InkModel, *, tile: int | None = None, batch: int = 1, task
     Raises:
         ValueError: the model is not on the meta device, or cannot take the tile.
     """
+    volume, tasks = _meta_batch(model, tile, batch, task)
+    kept, attention = _Kept(model, volume), _FusedAttention()
+    with _training(model), FlopCounterMode(display=False) as flops, kept, attention:
+        model.heads(volume, tasks)
+    parameters = list(model.parameters())
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in parameters),
+        trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        flops=flops.get_total_flops() + attention.flops,
+        activation_bytes=kept.bytes,
+    )
+
+
+def count_step_flops(model: InkModel, *, tile: int | None = None, batch: int = 1, task: int | None = None) -> int:
+    """FLOPs of one training step on `batch` tiles: the forward pass as in `Cost.flops`, and the backward pass.
+
+    On the way back every product is counted that autograd asks for: one for the gradient of an input, one for that of a
+    weight, each as large as the one on the way forward. So what trains whole costs about three times its forward pass,
+    and frozen weights less. What activation checkpointing or a fused kernel computes a second time is not counted, nor
+    are loss, augmentation and optimizer. Arguments and errors as for `count_cost`; `weightless` makes the model.
+    """
+    volume, tasks = _meta_batch(model, tile, batch, task)
+    attention = _FusedAttention()
+    backward = {torch.ops.aten.convolution_backward: _convolution_backward}
+    with _training(model), FlopCounterMode(display=False, custom_mapping=backward) as flops, attention:
+        heads = model.heads(volume, tasks)
+        answers = [tensor for tensor in [*heads.logits, *heads.aux.values()] if tensor.requires_grad]
+        if answers:
+            torch.autograd.backward(answers, [torch.empty_like(answer) for answer in answers])
+    model.zero_grad(set_to_none=True)
+    return flops.get_total_flops() + attention.flops
+
+
+def weightless(model: InkModel) -> InkModel:
+    """A copy on the meta device of a model that has its weights, without copying any of them."""
+    kept: dict[int, Any] = {id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()}
+    for parameter in model.parameters():
+        kept[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    return copy.deepcopy(model, kept)
+
+
+def _meta_batch(model: InkModel, tile: int | None, batch: int, task: int | None) -> tuple[Tensor, Tensor | None]:
+    """An input without values, and the tasks of its tiles; ValueError for a model that has weights, or another tile."""
     held = {tensor.device.type for tensor in [*model.parameters(), *model.buffers()]}
     if held - {"meta"}:
         raise ValueError(
@@ -72,21 +117,36 @@ def count_cost(model: InkModel, *, tile: int | None = None, batch: int = 1, task
     volume = torch.empty(batch, 1, model.depth, side, side, device="meta")
     model.check_input(volume)
     tasks = None if task is None else torch.full((batch,), task, device="cpu")  # a meta tensor has no values to read
-    kept, attention = _Kept(model, volume), _FusedAttention()
+    return volume, tasks
+
+
+@contextmanager
+def _training(model: InkModel) -> Iterator[None]:
     was_training = model.training
     model.train()
     try:
-        with FlopCounterMode(display=False) as flops, kept, attention:
-            model.heads(volume, tasks)
+        yield
     finally:
         model.train(was_training)
-    parameters = list(model.parameters())
-    return Cost(
-        parameters=sum(parameter.numel() for parameter in parameters),
-        trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        flops=flops.get_total_flops() + attention.flops,
-        activation_bytes=kept.bytes,
-    )
+
+
+def _convolution_backward(
+    grad: Sequence[int],
+    volume: Sequence[int],
+    weight: Sequence[int],
+    _bias: Any,
+    _stride: Any,
+    _padding: Any,
+    _dilation: Any,
+    transposed: bool,
+    _output_padding: Any,
+    _groups: int,
+    wanted: Sequence[bool],
+    **_: Any,
+) -> int:
+    """FLOPs of a convolution's backward pass by the shapes; torch's own formula takes groups for one (torch 2.15)."""
+    applied = math.prod((volume if transposed else grad)[2:])
+    return 2 * volume[0] * applied * math.prod(weight) * sum(wanted[:2])
 
 
 class _RealRates(TorchFunctionMode):
@@ -127,20 +187,27 @@ class _FusedAttention(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         query, key, value = args[:3]
         pairs = query[..., 0].numel() * key.shape[-2]
-        self.flops += 2 * pairs * (query.shape[-1] + value.shape[-1])
+        flops = 2 * pairs * (query.shape[-1] + value.shape[-1])
+        self.flops += flops
         mask = (args[3:4] or ((kwargs or {}).get("attn_mask"),))[0]
-        return _Attention.apply(query, key, value, mask)
+        return _Attention.apply(query, key, value, mask, self, flops)
 
 
 class _Attention(torch.autograd.Function):
     """Keeps what a fused kernel keeps: its inputs, its output, and a row's log-sum-exp in fp32."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, counter: _FusedAttention, flops: int
+    ) -> Tensor:
         out = value.new_empty(*query.shape[:-1], value.shape[-1])
         ctx.save_for_backward(query, key, value, mask, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        ctx.counter, ctx.flops = counter, flops
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise NotImplementedError("a cost is counted on the way forward")
+        ctx.counter.flops += 2 * ctx.flops  # four products where there were two
+        given = ctx.saved_tensors[:4]
+        wanted = zip(given, ctx.needs_input_grad, strict=False)
+        return *(torch.empty_like(tensor) if needs else None for tensor, needs in wanted), None, None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo import create_model
 from zoo.card import ModelCard
-from zoo.cost import count_cost, without_weights
+from zoo.cost import count_cost, count_step_flops, weightless, without_weights
 from zoo.models.base import Heads, InkModel
 
 CARD = ModelCard(name="by_hand", family="by_hand", summary="what is counted by hand", depth=3, tile=8)
@@ -72,6 +72,53 @@ def test_attention_is_counted_as_a_fused_kernel_does_it() -> None:
     assert cost.flops == 2 * (2 * 64 * 64 * (3 + 3))
     # scaled volume in (the expanded heads are views of it), 2 heads of 64 rows of 3 out, a number a row and head
     assert cost.activation_bytes == 4 * (64 * 3 + 2 * 64 * 3 + 2 * 64)
+
+
+class Grouped(Convolution):
+    """A depthwise convolution before a transposed one of two groups."""
+
+    def __init__(self):
+        InkModel.__init__(self, CARD, depth=3, tile=8)
+        self.first = nn.Conv2d(3, 6, 3, padding=1, groups=3)
+        self.second = nn.ConvTranspose2d(6, 2, 2, stride=2, groups=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "first", "second"),
+    [(Convolution, 64 * 9 * 3 * 4, 64 * 9 * 4), (Grouped, 64 * 9 * 6, 64 * 4 * 6)],
+    ids=["plain", "grouped"],
+)
+def test_a_step_is_every_product_of_both_passes(model: type[InkModel], first: int, second: int) -> None:
+    """Three of each convolution; but the first one's input needs no gradient."""
+    assert count_cost(on_meta(model)).flops == 2 * (first + second)
+    assert count_step_flops(on_meta(model), batch=5) == 5 * 2 * (2 * first + 3 * second)
+
+
+def test_a_step_on_frozen_weights_needs_their_inputs_gradients_only() -> None:
+    model = on_meta(Convolution)
+    model.get_submodule("first").requires_grad_(False)
+    assert count_step_flops(model) == 2 * 64 * 9 * (3 * 4 + 2 * 4), "nothing is asked for before the second one"
+    model = on_meta(Convolution)
+    model.get_submodule("second").requires_grad_(False)
+    assert count_step_flops(model) == 2 * 64 * 9 * (2 * 3 * 4 + 2 * 4)
+    assert count_step_flops(model.requires_grad_(False)) == count_cost(model).flops
+
+
+def test_a_step_of_attention_is_six_products() -> None:
+    assert count_step_flops(on_meta(Attention)) == 3 * count_cost(on_meta(Attention)).flops
+
+
+@pytest.mark.parametrize("name", ["sam_tiny", "repmode_tiny"])
+def test_a_copy_without_weights_costs_what_the_model_costs(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, depth=4, tile=32)
+    held = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with without_weights():
+        built = create_model(name, depth=4, tile=32)
+    assert count_step_flops(weightless(model), batch=2) == count_step_flops(built, batch=2)
+    assert count_cost(weightless(model)) == count_cost(built)
+    assert all(torch.equal(held[key], tensor) for key, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_what_is_counted_is_what_a_step_on_a_cpu_keeps() -> None:

@@ -23,13 +23,14 @@ from data_recipes.sampling import grid_table
 from data_recipes.tiles import TileDataset, fit_contract
 from zoo import create_model, list_models, model_card
 from zoo.checkpoint import load_checkpoint
+from zoo.cost import count_step_flops, weightless
 from zoo.device import resolve_device, resolve_precision
 from zoo.memory import OutOfMemoryError
 from zoo.models.base import Heads, InkModel
 from zoo.models.depthcnn import DepthCNN
 from zoo.train import loop
 from zoo.train.batches import Batches, step_seed
-from zoo.train.config import TrainConfig, load_train_config, merge_settings, read_settings
+from zoo.train.config import BUDGET, TrainConfig, load_train_config, merge_settings, read_settings
 from zoo.train.engine import training_precision
 from zoo.train.log import RunLog, curve
 from zoo.train.loop import TrainingDiverged, train
@@ -70,7 +71,7 @@ def small_model(**options) -> InkModel:
 
 def config(**fields) -> TrainConfig:
     defaults = {"loss": "bce+dice", "steps": 3, "batch_size": 4, "precision": "fp32"}
-    if "minutes" in fields:
+    if {*BUDGET} & {*fields}:
         del defaults["steps"]
     return load_train_config(**{**defaults, **fields})
 
@@ -146,6 +147,20 @@ def test_a_budget_in_minutes_ends_in_time_with_the_rate_at_its_end(dataset: Tile
     assert 2 <= report.seconds < 2 + 10 * report.step_seconds + 1
     assert log_of(tmp_path)[-1]["step"] == report.steps
     assert log_of(tmp_path)[-1]["lr"] < 0.5 * 1e-3
+
+
+@pytest.mark.parametrize("name", ["tiles_seen", "flops"])
+def test_a_budget_in_tiles_or_flops_ends_with_the_step_that_reaches_it(
+    dataset: TileDataset, tmp_path: Path, name: str
+) -> None:
+    _, by_steps = run(dataset, tmp_path / "steps", steps=5)
+    a_step = 4  # tiles
+    if name == "flops":
+        a_step = count_step_flops(weightless(small_model()), batch=4)
+    _, report = run(dataset, tmp_path / name, **{name: int(4.5 * a_step)})
+    assert report.steps == 5 and report.samples == by_steps.samples
+    rates = [line["lr"] for line in log_of(tmp_path / name)]
+    assert rates[-1] < 0.5 * 1e-3, "the schedule is the budget's"
 
 
 def test_degraded_input_is_what_the_model_is_trained_on(dataset: TileDataset, tmp_path: Path, monkeypatch) -> None:
@@ -294,6 +309,13 @@ def test_a_configuration_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     assert TrainConfig.model_validate({"minutes": 2}).steps is None
     with pytest.raises(ValueError, match="exactly one of them; got steps=3 and minutes=1"):
         load_train_config(steps=3, minutes=1)
+    with pytest.raises(ValueError, match="got tiles_seen=9 and flops=1000000"):
+        load_train_config(path, tiles_seen=9, flops=1e6)
+    with pytest.raises(ValueError, match="got none of them"):
+        TrainConfig(steps=None)
+    assert load_train_config(tiles_seen=36000).budget == "36,000 tiles"
+    assert load_train_config(path).budget == "5 minutes"
+    assert TrainConfig.model_validate({"flops": 1e15}).budget == "1e+15 FLOPs"
     path.write_text("learning_rate: 1")
     with pytest.raises(ValueError, match=r"mine\.yaml: unknown key 'learning_rate'; nearest is .*allowed: loss, "):
         load_train_config(path)
@@ -305,11 +327,12 @@ def test_a_configuration_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     assert mine == TrainConfig.model_validate(json.loads(mine.model_dump_json()))
 
 
-def test_a_budget_is_one_setting_with_two_names() -> None:
+def test_a_budget_is_one_setting_with_several_names() -> None:
     suite, family, command = {"steps": 900, "lr": 1e-3, "clip_norm": None}, {"lr": 2e-3}, {"minutes": 5}
     assert merge_settings(suite, family) == {"steps": 900, "lr": 2e-3, "clip_norm": None}
     assert merge_settings(suite, family, command) == {"minutes": 5, "lr": 2e-3, "clip_norm": None}
     assert merge_settings(command, suite)["steps"] == 900
+    assert merge_settings(suite, {"tiles_seen": 9}, {"flops": 1e9}) == {"lr": 1e-3, "clip_norm": None, "flops": 1e9}
     assert merge_settings(suite, {"steps": None, "minutes": None}) == suite
     assert merge_settings({"steps": 3, "minutes": 5}) == {"steps": 3, "minutes": 5}  # for TrainConfig to refuse
     assert suite == {"steps": 900, "lr": 1e-3, "clip_norm": None}

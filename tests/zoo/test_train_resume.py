@@ -103,8 +103,10 @@ class Killed(Exception):
         {"average_last": 3},
         {"micro_batch": 2, "schedule": "step"},
         {"layer_decay": 0.5, "log_every": 5},
+        {"steps": None, "tiles_seen": 46},
+        {"steps": None, "flops": 3.2e8},
     ],
-    ids=["plain", "ema", "average_last", "micro_batch", "layer_decay"],
+    ids=["plain", "ema", "average_last", "micro_batch", "layer_decay", "tiles_seen", "flops"],
 )
 def test_a_run_that_was_killed_ends_with_the_weights_and_the_log_of_one_that_was_not(
     dataset: TileDataset, tmp_path: Path, stop_in_step, fields: dict[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data_recipes.augment import AugmentSettings
 from data_recipes.schema import describe, read_yaml
 
-BUDGET = ("steps", "minutes")
+BUDGET = ("steps", "tiles_seen", "minutes", "flops")  # the names of one setting
 # How the work is done and recorded, and a run may go on under others. To the same weights but for rounding, save that
 # smaller micro-batches give BatchNorm fewer tiles to average over and region losses a part of the batch at a time.
 _HOW = {"micro_batch", "checkpoint_minutes", "checkpoint_steps", "channels_last", "grad_checkpointing", "compile"} | {
@@ -23,7 +23,10 @@ _HOW = {"micro_batch", "checkpoint_minutes", "checkpoint_steps", "channels_last"
 
 
 class TrainConfig(BaseModel):
-    """The configuration of one training run. The budget is `steps` or `minutes`, never both; 1,000 steps by default."""
+    """The configuration of one training run. The budget is one of `BUDGET`, never two of them; 1,000 steps by default.
+
+    A run ends with the step that reaches its budget, so it passes one of tiles or FLOPs by less than a step.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +44,9 @@ class TrainConfig(BaseModel):
     micro_batch: int | None = Field(None, ge=1, description="tiles at once on a device; null: its whole share")
     sample_losses: bool = Field(False, description="the mean of each tile's loss, not one loss over the batch")
     steps: int | None = Field(1000, ge=1)
+    tiles_seen: int | None = Field(None, ge=1, description="a tile counts as often as it is seen")
     minutes: float | None = Field(None, gt=0, description="wall time with data loading, without evaluation")
+    flops: float | None = Field(None, gt=0, description="of forward and backward passes, as zoo.cost counts them")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0)
     augment: AugmentSettings | None = Field(AugmentSettings.model_validate({}), description="null: none")
@@ -62,16 +67,18 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _minutes_instead_of_the_default_steps(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and given.get("minutes") is not None and "steps" not in given:
+    def _a_budget_instead_of_the_default_steps(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "steps" not in given and any(given.get(key) is not None for key in BUDGET):
             return {**given, "steps": None}
         return given
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:
-        if (self.steps is None) == (self.minutes is None):
-            got = "neither" if self.steps is None else f"steps={self.steps} and minutes={self.minutes}"
-            raise ValueError(f"the budget is steps or minutes, exactly one of them; got {got}")
+        given = [f"{key}={value}" for key in BUDGET if (value := getattr(self, key)) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"the budget is {_either(BUDGET)}, exactly one of them; got {' and '.join(given) or 'none of them'}"
+            )
         if self.ema and self.average_last:
             raise ValueError(
                 f"ema={self.ema} and average_last={self.average_last}: there is one way to average; drop one"
@@ -79,6 +86,15 @@ class TrainConfig(BaseModel):
         if self.patience and not self.validate_every:
             raise ValueError(f"patience={self.patience} counts validations, and there are none; set validate_every")
         return self
+
+    @property
+    def budget(self) -> str:
+        """The budget in words: `300 steps`, `36,000 tiles`, `5 minutes` or `1e+15 FLOPs`."""
+        if self.steps is not None:
+            return f"{self.steps:,} steps"
+        if self.tiles_seen is not None:
+            return f"{self.tiles_seen:,} tiles"
+        return f"{self.minutes:g} minutes" if self.minutes is not None else f"{self.flops:g} FLOPs"
 
     def deciding(self) -> dict[str, Any]:
         """What decides the weights that come out; the rest is how the work is done and recorded."""
@@ -88,8 +104,8 @@ class TrainConfig(BaseModel):
 def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Training settings out of several layers, such as a suite's, a family's and a command line's; later ones win.
 
-    The budget is one setting with two names: a layer that gives `steps` or `minutes` takes away what earlier layers
-    gave of either. A budget of None says nothing.
+    The budget is one setting with several names: a layer that gives one of them takes away what earlier layers gave of
+    any. A budget of None says nothing.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -98,6 +114,10 @@ def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
             merged = {key: value for key, value in merged.items() if key not in BUDGET}
         merged |= {key: value for key, value in layer.items() if key not in BUDGET} | budget
     return merged
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from data_recipes.tile_cache import CachedTiles
 from data_recipes.tiles import TileDataset
 from zoo.adapter import save_adapter_if_lora
 from zoo.checkpoint import save_checkpoint
+from zoo.cost import count_step_flops, weightless
 from zoo.degrade import degrade
 from zoo.device import to_channels_last
 from zoo.losses import InkLoss, make_loss
@@ -116,6 +117,7 @@ def train(
     most = _share_of_batch(config, fabric.world_size)
     at = found[1] if found else Counters(micro_batch=min(config.micro_batch or most, most))
     loss_of = make_loss(config.loss, smoothing=config.smoothing, classes=model.classes)
+    step_flops = None if config.flops is None else _step_flops(model, dataset, config)
     laps = Laps(device, enabled=profile)
     times: list[float] = []
 
@@ -177,7 +179,7 @@ def train(
         )
         batches = iter(loader)
         start, saved = time.perf_counter() - at.seconds, time.perf_counter()
-        share = _share(config, at)
+        share = _share(config, at, step_flops)
         while share < 1:
             laps.begin()
             began = time.perf_counter()
@@ -253,7 +255,7 @@ def train(
             times.append(now - began)
             at.step, at.seconds = at.step + 1, fabric.broadcast(now - start)
             at.unlogged.append(values)
-            earlier, share = share, _share(config, at)
+            earlier, share = share, _share(config, at, step_flops)
             if average is not None and not overflow:
                 update_average(average, model, config, earlier, share)
             if at.step == 1 or at.step % config.log_every == 0 or share >= 1:
@@ -329,9 +331,27 @@ def _share_of_batch(config: TrainConfig, processes: int) -> int:
     return config.batch_size // processes
 
 
-def _share(config: TrainConfig, at: Counters) -> float:
+def _share(config: TrainConfig, at: Counters, step_flops: int | None) -> float:
     """Of the budget, what is spent."""
-    return at.seconds / (60 * config.minutes) if config.minutes else at.step / (config.steps or 1)
+    if config.steps is not None:
+        return at.step / config.steps
+    if config.tiles_seen is not None:
+        return at.step * config.batch_size / config.tiles_seen
+    if config.minutes is not None:
+        return at.seconds / (60 * config.minutes)
+    assert config.flops is not None and step_flops is not None
+    return at.step * step_flops / config.flops
+
+
+def _step_flops(model: InkModel, dataset: TileDataset, config: TrainConfig) -> int:
+    """What a step adds to a budget in FLOPs; of a model conditioned on a task, on tiles of one task."""
+    try:
+        return count_step_flops(weightless(model), batch=config.batch_size, task=None if dataset.tasks is None else 0)
+    except RuntimeError as error:  # a foreign model that reads the values of its tensors
+        raise ValueError(
+            f"the FLOPs of a step of {model.card.name} cannot be counted without weights ({error}); give the budget in "
+            "steps, tiles_seen or minutes"
+        ) from error
 
 
 def _micro_batches(size: int, most: int) -> Iterator[tuple[slice, float, bool]]:

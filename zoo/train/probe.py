@@ -30,7 +30,7 @@ from data_recipes.tiles import InputContract, TileDataset
 from zoo.memory import OutOfMemoryError, anonymous_bytes, state_bytes
 from zoo.models.base import InkModel
 from zoo.registry import create_model
-from zoo.train.config import TrainConfig
+from zoo.train.config import BUDGET, TrainConfig
 from zoo.train.loop import train
 
 # The first step has no optimizer's state yet. From the second on every step holds the same but for what augmentation
@@ -94,8 +94,8 @@ def run(probe: Probe, out: Path) -> int | None:
     device = torch.device(probe.device)
     config = probe.config.model_copy(
         update={
+            **dict.fromkeys(BUDGET),
             "steps": STEPS[device.type],
-            "minutes": None,
             "validate_every": None,
             "patience": None,
             "checkpoint_minutes": 1e9,
