@@ -232,6 +232,7 @@ def _planes(fragment: Fragment) -> dict[str, LazyArray]:
     planes = {
         "mask": fragment.papyrus,
         "inklabels": fragment.label,
+        "other_label": fragment.other_label,
         "supervision_mask": fragment.supervised,
         "validation_mask": fragment.validation,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +30,7 @@ class Fragment:
         volume: (Z, H, W) uint8 or uint16, layer 0 first, sliced lazily; None for labels alone.
         papyrus: (H, W) bool; True everywhere if no mask was found.
         label: (H, W) uint8 class index, ink is label > 0; None if no label was found.
+        other_label: (H, W) as `label`: another revision of it, which nothing is trained on; None if none is stated.
         supervised: (H, W) bool, where the label counts; True everywhere if not stated.
         validation: (H, W) bool, held out by the data's maker, so that no training tile touches it; or None.
         voxel_um: µm, or None where unknown.
@@ -58,6 +58,7 @@ class Fragment:
     center_layer: int
     to_uint8: str | None = None
     purpose: str | None = None
+    other_label: LazyArray | None = None
     unknown: tuple[str, ...] = ()
     sources: dict[str, AnyPath] = field(default_factory=dict)
     label_values: dict[int, int] | None = None
@@ -293,9 +294,10 @@ def _settings(files: Sequence[AnyPath]):
 
 def _build(path: AnyPath, parts: Parts, name: str | None) -> Fragment:
     """Check that the parts fit one another, fill in what is not there, and say so."""
-    from data_recipes.settings import merge
+    from data_recipes.settings import add_other_label, merge, phantom_purpose
 
     settings = merge(_settings(parts.settings_at), parts.settings)
+    add_other_label(parts)
     notes, unknown = list(parts.notes), []
     volume = parts.volume
     if volume is not None:
@@ -310,10 +312,13 @@ def _build(path: AnyPath, parts: Parts, name: str | None) -> Fragment:
         papyrus = MaskPlane(planes["mask"])
     else:
         notes.append("no papyrus mask: all of it counts as papyrus")
-    label = None
-    if "inklabels" in planes:
-        label = LabelPlane(planes["inklabels"], settings.label_values, str(parts.sources.get("inklabels", path)))
-    else:
+    labels = {
+        kind: LabelPlane(planes[kind], settings.label_values, str(parts.sources.get(kind, path)))
+        for kind in ("inklabels", "other_label")
+        if kind in planes
+    }
+    label = labels.get("inklabels")
+    if label is None:
         notes.append("no ink label")
     supervised = MaskPlane(planes["supervision_mask"]) if "supervision_mask" in planes else FullPlane(shape)
     if label is not None and "supervision_mask" not in planes:
@@ -332,7 +337,7 @@ def _build(path: AnyPath, parts: Parts, name: str | None) -> Fragment:
         notes.append(
             f"centre layer unknown, taken as the middle one, {depth // 2}: state center_layer in fragment.yaml"
         )
-    purpose = _phantom_purpose(parts) or settings.purpose
+    purpose = phantom_purpose(parts.settings_at) or settings.purpose
     if volume is not None and volume.dtype == np.uint8 and settings.to_uint8 is None and purpose is None:
         notes.append("how the 8 bits came from 16 is unknown: state to_uint8 in a fragment.yaml beside the data")
     if center is not None and depth and center >= depth:
@@ -351,23 +356,12 @@ def _build(path: AnyPath, parts: Parts, name: str | None) -> Fragment:
         center_layer=depth // 2 if center is None else center,
         to_uint8=settings.to_uint8,
         purpose=purpose,
+        other_label=labels.get("other_label"),
         unknown=tuple(unknown),
         sources=parts.sources,
         label_values=settings.label_values,
         notes=notes,
     )
-
-
-def _phantom_purpose(parts: Parts) -> str | None:
-    """What the record that lies beside a phantom's layers says it is for."""
-    for folder in dict.fromkeys(file.parent for file in parts.settings_at if isinstance(file, Path)):
-        record = folder / "phantom.json"
-        if record.is_file():
-            try:
-                return json.loads(record.read_text(encoding="utf-8"))["purpose"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{record}: is damaged: remove the phantom's folder, it is made anew") from error
-    return None
 
 
 def _plane_shape(path: AnyPath, parts: Parts, notes: list[str]) -> tuple[int, int]:

@@ -14,10 +14,11 @@ BAND_PIXELS = 1 << 22
 
 
 def statistics(fragment: Fragment) -> dict[str, Any]:
-    """Percentages: papyrus of the whole; supervised, validation and ink of the papyrus; and a count a class."""
+    """Percentages: papyrus of the whole; supervised, validation and ink of the papyrus; a count a class. Of a second
+    label its ink, and the Dice of the two where they count."""
     height, width = fragment.shape
     rows = max(1, BAND_PIXELS // width)
-    papyrus = supervised = validation = 0
+    papyrus = supervised = validation = other_ink = shared = either = 0
     classes = np.zeros(256, np.int64)
     counted = np.zeros(256, np.int64)
     has_mask, has_supervision = "mask" in fragment.sources, "supervision_mask" in fragment.sources
@@ -35,12 +36,20 @@ def statistics(fragment: Fragment) -> dict[str, Any]:
             label = fragment.label[band]
             classes += np.bincount(label[on_papyrus], minlength=256)
             counted += np.bincount(label[where], minlength=256)
+            if fragment.other_label is not None:
+                other, ink = fragment.other_label[band] > 0, (label > 0) & where
+                other_ink += int(np.count_nonzero(other & on_papyrus))
+                shared += int(np.count_nonzero(ink & other))
+                either += int(np.count_nonzero(ink)) + int(np.count_nonzero(other & where))
     out: dict[str, Any] = {"papyrus_percent": _percent(papyrus, height * width)}
     if fragment.label is not None:
         out["ink_percent_of_papyrus"] = _percent(int(classes[1:].sum()), papyrus)
         if has_supervision:
             out["supervised_percent_of_papyrus"] = _percent(supervised, papyrus)
             out["ink_percent_of_supervised"] = _percent(int(counted[1:].sum()), supervised)
+        if fragment.other_label is not None:
+            out["other_ink_percent_of_papyrus"] = _percent(other_ink, papyrus)
+            out["label_agreement_dice"] = 2 * shared / either if either else 1.0
         present = np.flatnonzero(classes)
         if fragment.label_values:
             out["class_percent_of_papyrus"] = {str(c): _percent(int(classes[c]), papyrus) for c in present}
@@ -123,6 +132,7 @@ def _table(facts: dict[str, Any]):
     for key, kind, title in (
         ("papyrus_percent", "mask", "papyrus"),
         ("ink_percent_of_papyrus", "inklabels", "ink"),
+        ("other_ink_percent_of_papyrus", "other_label", "second label"),
         ("supervised_percent_of_papyrus", "supervision_mask", "supervised"),
         ("validation_percent_of_papyrus", "validation_mask", "validation"),
     ):
@@ -132,6 +142,8 @@ def _table(facts: dict[str, Any]):
         share = f"{facts[key]:.2f} %{'' if kind == 'mask' else ' of the papyrus'}" if key in facts else "present"
         if kind == "inklabels" and "ink_percent_of_supervised" in facts:
             share += f", {facts['ink_percent_of_supervised']:.2f} % of what is supervised"
+        if kind == "other_label" and key in facts:
+            share += f", agrees with the first to a Dice of {facts['label_agreement_dice']:.3f}"
         row(title, f"{share}  ({source.rsplit('/', 1)[-1]})")
     if "class_percent_of_papyrus" in facts:
         row("classes", ", ".join(f"{c}: {p:.2f} %" for c, p in facts["class_percent_of_papyrus"].items()))

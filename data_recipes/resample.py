@@ -28,6 +28,7 @@ def resampled(fragment: Fragment, factor: float) -> Fragment:
         volume=None if fragment.volume is None else _Volume(fragment.volume, factor),
         papyrus=_Plane(fragment.papyrus, factor),
         label=None if fragment.label is None else _Plane(fragment.label, factor),
+        other_label=None if fragment.other_label is None else _Plane(fragment.other_label, factor),
         supervised=_Plane(fragment.supervised, factor),
         validation=None if fragment.validation is None else _Plane(fragment.validation, factor),
         voxel_um=None if fragment.voxel_um is None else fragment.voxel_um / factor,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from data_recipes.formats.companions import open_plane
+from data_recipes.formats.parts import Parts
 from data_recipes.formats.remote import AnyPath
 from data_recipes.schema import describe, read_yaml
 
@@ -22,6 +26,7 @@ class FragmentSettings(BaseModel):
         level: which level of a multiscale zarr to open; 0 is the finest.
         label_values: grey value in the label -> class index (0 is the background), for labels of several classes.
         purpose: what a phantom is for; nothing is trained on one for `test`.
+        other_label: another revision of the ink label, of the same size: a file, by its path from this one's folder.
         to_uint8: how stored 8 bits came from 16: `high_byte` or `clip:LO:HI`; `none` if they never were 16.
     """
 
@@ -32,6 +37,7 @@ class FragmentSettings(BaseModel):
     center_layer: int | None = Field(default=None, ge=0)
     level: int | None = Field(default=None, ge=0)
     label_values: dict[int, Annotated[int, Field(ge=0, le=254)]] | None = None
+    other_label: str | None = Field(default=None, min_length=1)
     to_uint8: str | None = None
     purpose: Literal["test", "development"] | None = None
 
@@ -50,8 +56,43 @@ def load_settings(files: Sequence[AnyPath]) -> FragmentSettings:
     Raises:
         ValueError: not YAML, an unknown key, a value that is not possible.
     """
-    found = next((file for file in files if file.is_file()), None)
+    found = _first(files)
     return FragmentSettings() if found is None else read_yaml(found, FragmentSettings)
+
+
+def _first(files: Sequence[AnyPath]) -> AnyPath | None:
+    return next((file for file in files if file.is_file()), None)
+
+
+def add_other_label(parts: Parts) -> None:
+    """Open the label that `other_label` names, if it does, as one more plane of the fragment.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: not one plane.
+    """
+    stated_in = _first(parts.settings_at)
+    name = None if stated_in is None else load_settings([stated_in]).other_label
+    if stated_in is None or name is None:
+        return
+    file = stated_in.parent / name
+    if isinstance(file, Path) and not file.exists():
+        raise FileNotFoundError(
+            f"{stated_in}: other_label: {name}: no such file; expected its path from the folder of this fragment.yaml"
+        )
+    parts.planes["other_label"], parts.sources["other_label"] = open_plane(file), file
+
+
+def phantom_purpose(files: Sequence[AnyPath]) -> str | None:
+    """What the record that lies beside a phantom's layers, and beside its settings, says it is for."""
+    for folder in dict.fromkeys(file.parent for file in files if isinstance(file, Path)):
+        record = folder / "phantom.json"
+        if record.is_file():
+            try:
+                return json.loads(record.read_text(encoding="utf-8"))["purpose"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{record}: is damaged: remove the phantom's folder, it is made anew") from error
+    return None
 
 
 def merge(stated: FragmentSettings, found: dict[str, Any]) -> FragmentSettings:

@@ -39,8 +39,8 @@ def assert_same(a: Fragment, b: Fragment) -> None:
     assert (a.voxel_um, a.direction, a.center_layer) == (b.voxel_um, b.direction, b.center_layer)
     assert a.unknown == b.unknown
     for one, other in zip(
-        (a.volume, a.papyrus, a.label, a.supervised, a.validation),
-        (b.volume, b.papyrus, b.label, b.supervised, b.validation),
+        (a.volume, a.papyrus, a.label, a.other_label, a.supervised, a.validation),
+        (b.volume, b.papyrus, b.label, b.other_label, b.supervised, b.validation),
         strict=True,
     ):
         assert (one is None) == (other is None)
@@ -75,6 +75,15 @@ def test_classes_of_a_label_survive(tmp_path):
     Image.fromarray(label).save(src / "seg_inklabels.png")
     (src / "fragment.yaml").write_text("label_values: {0: 0, 128: 1, 255: 2}")
     assert_same(open_fragment(src), open_fragment(convert(src, tmp_path / "copy.zarr", progress=False)))
+
+
+def test_a_second_label_goes_along(tmp_path):
+    src = make_segment(tmp_path)
+    (src / "seg_mask.png").rename(src / "old.png")
+    (src / "fragment.yaml").write_text("other_label: old.png")
+    copy = open_fragment(convert(src, tmp_path / "copy.zarr", progress=False))
+    assert copy.other_label is not None
+    assert_same(open_fragment(src), copy)
 
 
 def test_default_chunks_hold_all_layers_and_shards_are_whole_files(tmp_path):

@@ -113,6 +113,34 @@ def test_label_values_give_classes(segment):
         open_fragment(segment).label[...]
 
 
+def other_label(segment: Path, where: str, shape: tuple[int, int] = (20, 30)) -> None:
+    (segment / where).parent.mkdir(exist_ok=True)
+    plane = np.zeros(shape, np.uint8)
+    plane[5:9, 6:12] = 255
+    Image.fromarray(plane).save(segment / where)
+    (segment / "fragment.yaml").write_text(f"other_label: {where}\nvoxel_um: 7.91\n")
+
+
+@pytest.mark.parametrize("where", ["first_try.png", "../old/labels_2021.png"])
+def test_a_second_label_is_found_from_the_folder_of_fragment_yaml(segment, where):
+    assert open_fragment(segment).other_label is None
+    other_label(segment, where)
+    fragment = pickle.loads(pickle.dumps(open_fragment(segment)))
+    assert fragment.other_label.shape == fragment.shape and fragment.other_label.dtype == np.uint8
+    assert fragment.other_label[5:7, 4:8].tolist() == [[0, 0, 1, 1]] * 2
+    assert fragment.label[5:7, 4:8].tolist() == [[0, 1, 1, 1]] * 2
+    assert fragment.sources["other_label"].name == Path(where).name
+
+
+def test_a_second_label_that_does_not_fit_or_is_not_there_is_named(segment):
+    other_label(segment, "old.png", (20, 31))
+    with pytest.raises(ValueError, match=r"old.png: is 20×31 px, the layers are 20×30 px; expected the same"):
+        open_fragment(segment)
+    (segment / "old.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"fragment.yaml: other_label: old.png: no such file; expected"):
+        open_fragment(segment)
+
+
 def test_no_such_path_names_the_nearest(segment):
     with pytest.raises(FileNotFoundError, match=r"no such path; nearest there: seg"):
         open_fragment(segment.parent / "segg")

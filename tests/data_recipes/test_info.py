@@ -55,6 +55,22 @@ def test_label_and_mask_that_are_all_zero_are_announced(segment):
     assert "papyrus mask is all zero" in describe(open_fragment(segment))["notes"][0]
 
 
+def test_a_second_label_is_told_with_how_far_the_two_agree(segment, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    other = np.zeros(SHAPE, np.uint8)
+    other[45:60] = 255  # of the first's 10 rows on the papyrus the last 5
+    Image.fromarray(other).save(segment / "old.png")
+    (segment / "fragment.yaml").write_text("other_label: old.png")
+    facts = describe(open_fragment(segment))
+    assert facts["other_ink_percent_of_papyrus"] == 10
+    assert facts["label_agreement_dice"] == pytest.approx(2 * 5 / (10 + 5))
+    info.run([str(segment)], as_json=False, count=True)
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "second label 10.00 % of the papyrus, agrees with the first to a Dice of 0.667" in out
+    info.run([str(segment)], as_json=False, count=False)
+    assert "second label present (old.png)" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
 def test_table_names_everything_and_takes_file_names_as_plain_text(segment, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     strange = segment.rename(segment.parent / "[red]seg[bold]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,14 @@ def test_what_shrinks_is_averaged_not_picked(fragment: Fragment) -> None:
     stored, half = fragment.volume[...], resampled(fragment, 0.5).volume[...]  # pyright: ignore[reportOptionalSubscript]
     assert half.std() < 0.5 * stored.std()
     assert abs(float(half.mean()) - float(stored.mean())) < 2
+
+
+def test_a_second_label_follows_the_first(fragment: Fragment) -> None:
+    label = fragment.papyrus[...].astype(np.uint8)
+    two = replace(fragment, label=label, other_label=1 - label)  # pyright: ignore[reportArgumentType]
+    half = resampled(two, 0.5)
+    assert half.label is not None and half.other_label is not None
+    assert np.array_equal(half.other_label[...], 1 - half.label[...])
 
 
 def test_planes_and_facts_follow(fragment: Fragment) -> None:
