@@ -104,6 +104,19 @@ def find_workers(device: str, cpus: int) -> Workers:
     raise ValueError(f"--num-cpus {cpus}: no node of the cluster has that many; the largest has {most}")
 
 
+def worker_device(name: str, cpus: int) -> str | None:
+    """`--device` as the workers of the cluster at RAY_ADDRESS have it, cuda:0 or cpu; None where that is this machine's
+    own to say: no cluster runs yet, or the CPU was asked for.
+
+    Raises:
+        ValueError: as `connected` and `find_workers`.
+    """
+    if name == "cpu" or name.startswith("cuda:") or not os.environ.get("RAY_ADDRESS"):
+        return None
+    with connected():
+        return "cuda:0" if find_workers(name, cpus).gpu else "cpu"
+
+
 def send(
     work: Callable[[Piece], Answer],
     pieces: Sequence[Piece],

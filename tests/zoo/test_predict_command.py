@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from PIL import Image
 
 from tests.zoo.segments import CONTRACT, KNOWN, tree, wake, write_checkpoint, write_mask, write_segment
+from zoo.cluster import Workers
 from zoo.predict.__main__ import PredictOptions, ReduceOptions
 from zoo.predict.command import predict_command, reduce_command
+from zoo.predict.job import Job
+from zoo.predict.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -255,3 +261,35 @@ def test_the_plan_lies_beside_an_unfinished_map(home: Path) -> None:
     plan = json.loads((home / "open.zarr.partial/.inkzoo/plan.json").read_text())
     assert plan["shape"] == [300, 520]
     assert not (home / "open.zarr").exists()
+
+
+def test_batch_and_precision_are_for_the_gpus_of_a_cluster_whose_head_has_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU of its own")
+    asked: list[str] = []
+
+    def send_here(work: Callable, pieces: list, workers: Workers, *, on_answer: Callable, **_: object) -> None:
+        for number, piece in enumerate(pieces):
+            on_answer(number, work(piece))
+
+    def choose(job: Job) -> tuple[Plan, float]:
+        asked.append(job.plan.path)
+        return job.plan.model_copy(update={"precision": "bf16"}), 0.001
+
+    monkeypatch.setattr("zoo.predict.command.worker_device", lambda name, cpus: "cuda:0")
+    monkeypatch.setattr("zoo.predict.cluster.connected", contextlib.nullcontext)
+    monkeypatch.setattr("zoo.predict.cluster.find_workers", lambda device, cpus: Workers(2, cpus, gpu=False))
+    monkeypatch.setattr("zoo.predict.cluster.send", send_here)
+    monkeypatch.setattr("zoo.predict.job.Job.choose_precision", choose)
+    assert predict(home, "headless.zarr", engine="ray", device="auto") == 0
+    said = provenance(home, "headless.zarr")
+    assert (said["batch_size"], said["precision"]) == (32, "bf16")
+    assert asked == [str(home / "segment")], "a worker's choice, not that of this machine's CPU"
+    assert map_of(home, "headless.zarr").std() > 1
+
+
+def test_half_precision_is_refused_on_a_cpu(home: Path) -> None:
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        predict(home, "never.zarr", precision="fp16")

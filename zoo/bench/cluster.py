@@ -17,7 +17,7 @@ from rich.markup import escape
 from zoo.bench.plan import RunSpec
 from zoo.bench.result import Result
 from zoo.bench.runner import count_run, head, make_run, outcome
-from zoo.cluster import LostError, Workers, connected, find_workers, send
+from zoo.cluster import LostError, Workers, connected, find_workers, send, worker_device
 from zoo.device import resolve_device
 
 
@@ -35,12 +35,9 @@ def cluster_device(name: str, cpus: int) -> str:
     """`--device` as the cluster has it, whose machines need not be like this one.
 
     Raises:
-        ValueError: as `connected`, `find_workers` and `resolve_device`.
+        ValueError: as `worker_device` and `resolve_device`.
     """
-    if name != "cpu" and not name.startswith("cuda:") and os.environ.get("RAY_ADDRESS"):
-        with connected():
-            return "cuda:0" if find_workers(name, cpus).gpu else "cpu"
-    return str(resolve_device(name))
+    return worker_device(name, cpus) or str(resolve_device(name))
 
 
 def run_all_on_cluster(specs: list[RunSpec], out: Path, console: Console, *, cpus: int) -> list[Result]:

@@ -22,6 +22,7 @@ from rich.markup import escape
 from data_recipes.cli import duration, stop_signals
 from data_recipes.stamp import data_stamp
 from zoo.cluster import Workers, connected, find_workers, send
+from zoo.device import Chosen
 from zoo.predict.job import Job, reopen
 from zoo.predict.plan import Plan
 from zoo.predict.progress import show_progress
@@ -44,6 +45,52 @@ class Piece:
     plan: str
     shards: tuple[int, ...]
     workers: Workers
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A plan (as JSON, with absolute paths) whose precision one worker is to choose."""
+
+    plan: str
+    workers: Workers
+
+
+def choose_on_cluster(plan: Plan, options: PredictOptions, console: Console) -> tuple[Plan, float]:
+    """As `Job.choose_precision`, by a worker of the cluster: for workers on another device than this machine has.
+
+    Raises:
+        ValueError, OSError, MemoryError: as `predict_on_cluster`.
+    """
+    chosen: list[tuple[Chosen, float]] = []
+
+    def on_error(number: int, error: Exception) -> None:
+        raise error
+
+    with connected(), stop_signals() as stopped:
+        workers = find_workers(options.device, options.num_cpus)
+
+        def on_poll() -> None:
+            if stopped.is_set():
+                raise KeyboardInterrupt
+
+        send(
+            choose_precision,
+            [Probe(_anywhere(plan).model_dump_json(), workers)],
+            workers,
+            name=lambda number: "the choice of a precision",
+            on_answer=lambda number, answer: chosen.append(answer),
+            on_error=on_error,
+            on_poll=on_poll,
+            say=lambda text: console.print(escape(text)),
+        )
+    precision, moved = chosen[0]
+    return plan.model_copy(update={"precision": precision}), moved
+
+
+def choose_precision(probe: Probe) -> tuple[Chosen, float]:
+    """What a worker runs for `choose_on_cluster`."""
+    plan, moved = _opened(probe.plan, probe.workers).choose_precision()
+    return plan.precision, moved
 
 
 def predict_on_cluster(store: MapStore, options: PredictOptions, console: Console) -> None:
@@ -132,11 +179,15 @@ def predict_piece(piece: Piece) -> int:
         ) from None
     if differ := found.differences(plan):
         raise ValueError(f"node {node} sees another map in {piece.path}, begun with another {', '.join(differ)}")
-    try:
-        job = _job(piece.plan, "cuda" if piece.workers.gpu else "cpu")
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"node {node}: {error}") from None
+    job = _opened(piece.plan, piece.workers)
     return job.run(MapStore(Path(piece.path), plan), piece.shards).tiles
+
+
+def _opened(plan: str, workers: Workers) -> Job:
+    try:
+        return _job(plan, "cuda" if workers.gpu else "cpu")
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"node {socket.gethostname()}: {error}") from None
 
 
 @functools.lru_cache(1)  # Ray runs the next piece in the same process, as long as that has no GPU
@@ -148,9 +199,13 @@ def _job(plan: str, device: str) -> Job:
 
 
 def _piece(store: MapStore, shards: tuple[int, ...], workers: Workers) -> Piece:
-    refs = [ref.model_copy(update={"path": str(Path(ref.path).absolute())}) for ref in store.plan.checkpoints]
-    plan = store.plan.model_copy(update={"checkpoints": tuple(refs)})
-    return Piece(str(store.path.absolute()), plan.model_dump_json(), shards, workers)
+    return Piece(str(store.path.absolute()), _anywhere(store.plan).model_dump_json(), shards, workers)
+
+
+def _anywhere(plan: Plan) -> Plan:
+    """The plan with paths that mean the same in any folder."""
+    refs = [ref.model_copy(update={"path": str(Path(ref.path).absolute())}) for ref in plan.checkpoints]
+    return plan.model_copy(update={"checkpoints": tuple(refs)})
 
 
 def _wait_for_all(store: MapStore) -> None:

@@ -18,7 +18,8 @@ from data_recipes.files import check_writable
 from data_recipes.fragment import Fragment, absolute_data
 from data_recipes.stamp import data_stamp
 from zoo.checkpoint import Loaded
-from zoo.device import resolve_device
+from zoo.cluster import worker_device
+from zoo.device import resolve_device, resolve_precision
 from zoo.predict.finish import DEFAULT_THRESHOLD, add_forms, check_threshold, finish, partial_of, paths_of
 from zoo.predict.fit import fit_bits, fit_scale, fit_window
 from zoo.predict.job import Job, as_trained, load_models, make_job, open_segment
@@ -59,11 +60,11 @@ def _predict(options: PredictOptions) -> int:
     say: Say = (lambda text: None) if quiet else (lambda text: console.print(escape(text)))
     check_writable(options.out.parent, "OUT")
     _check_options(options, under_torchrun)
-    device = _device(options.device, under_torchrun)
+    device, here = _devices(options, under_torchrun)
     fragment = open_segment(absolute_data([options.segment])[0], None if options.mask is None else str(options.mask))
-    loaded = load_models([text.strip() for text in options.checkpoint.split(",") if text.strip()], device)
+    loaded = load_models([text.strip() for text in options.checkpoint.split(",") if text.strip()], here)
     plan, fragment = _plan(options, fragment, loaded, device, say)
-    store, job = _begin(options, plan, fragment, [one for _, one in loaded], device, say)
+    store, job = _begin(options, plan, fragment, [one for _, one in loaded], device, here, say, console)
     began = time.monotonic()
     if under_torchrun:
         store.note(_begun_mark(part))
@@ -135,10 +136,20 @@ def _division(options: PredictOptions) -> tuple[int, int, bool]:
     return options.part_id, options.num_parts, False
 
 
-def _device(name: str, under_torchrun: bool) -> torch.device:
-    if under_torchrun and name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-    return resolve_device(name)
+def _devices(options: PredictOptions, under_torchrun: bool) -> tuple[torch.device, torch.device]:
+    """Where the map is computed, and where this process keeps the models meanwhile: the CPU where only the workers of a
+    cluster have a GPU."""
+    name = options.device
+    if options.engine == "ray" and (found := worker_device(name, options.num_cpus)):
+        device = torch.device(found)
+        here = device if torch.cuda.is_available() else torch.device("cpu")
+    else:
+        if under_torchrun and name in ("auto", "cuda") and torch.cuda.is_available():
+            name = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+        device = here = resolve_device(name)
+    if options.precision != "auto":
+        resolve_precision(options.precision, device)
+    return device, here
 
 
 def _check_options(options: PredictOptions, under_torchrun: bool) -> None:
@@ -217,17 +228,24 @@ def _begin(
     fragment: Fragment,
     loaded: list[Loaded],
     device: torch.device,
+    here: torch.device,
     say: Say,
+    console: Console,
 ) -> tuple[MapStore, Job]:
     """The store, new or gone on with, and the job in the arithmetic that its plan says."""
     path = partial_of(options.out)
     begun = _begun(path)
     if begun is not None and options.precision == "auto":  # chosen once, by who came first
         plan = plan.model_copy(update={"precision": begun.precision})
-    job = make_job(plan, fragment, as_trained(loaded), device)
+    job = make_job(plan, fragment, as_trained(loaded), here)
     told = str(plan.precision)
     if begun is None and options.precision == "auto":
-        plan, moved = job.choose_precision()
+        if device.type == here.type:
+            plan, moved = job.choose_precision()
+        else:
+            from zoo.predict.cluster import choose_on_cluster
+
+            plan, moved = choose_on_cluster(plan, options, console)
         if plan.precision != "fp32":
             told = f"{plan.precision} (moves no probability by more than {max(moved, 1e-4):.4f})"
     store = MapStore.begin(path, plan)
