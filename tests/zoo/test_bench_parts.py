@@ -40,6 +40,7 @@ def fragment(label: np.ndarray, name: str = "a") -> Fragment:
         shape=label.shape,
         depth=4,
         label=label,
+        other_label=None,
         papyrus=everywhere,
         supervised=everywhere,
         volume=None,

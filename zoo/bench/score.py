@@ -17,6 +17,7 @@ from data_recipes.split import Fold
 from zoo import metrics
 from zoo.bench.floors import FloatMap, Predict
 from zoo.bench.names import slug
+from zoo.bench.shapes import Shapes, ink_plane, label_agreement, shapes_of
 from zoo.significance import LETTER_PITCH, letter_blocks, torus_null
 
 BLOCK_FILE = "blocks.npz"
@@ -30,7 +31,16 @@ Quality = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What scoring found. `quality` over all test pixels, `per_fragment` for each fragment alone."""
+    """What scoring found.
+
+    Attributes:
+        threshold: ink is where the probability is no lower.
+        quality: over all test pixels.
+        per_fragment: the same for each fragment alone, with `null_high`, and where it has a second label with
+            `label_agreement_dice`, `_f05`, `_accuracy` and `_surface_dice`: that label scored as if it were a map.
+        controls: what says how far to trust them. `label_agreement` is None where no test fragment has a second
+            label, else `dice`, `f05`, `accuracy` and `surface_dice` over those that have one, and their `pixels`.
+    """
 
     threshold: float
     quality: Quality
@@ -62,30 +72,38 @@ def score(
     total = metrics.InkHistogram()
     per_fragment: dict[str, Quality] = {}
     regions: list[_Region] = []
+    shapes, agreement = Shapes(), Shapes()
     for name, rects in fold.test.items():
         own, found = metrics.InkHistogram(), []
         outline = bounding(rects)
         saved = np.lib.format.open_memmap(
             folder / map_name(name), mode="w+", dtype=np.float16, shape=(outline.height, outline.width)
         )
-        for rect in rects:
-            for band in _bands(rect, letter_px):
-                prob, (label, mask) = _predict(predict, fragments[name], band), _truth(fragments[name], band)
-                own.add(prob, label, mask)
-                found.append(_region(prob, label, mask, threshold, letter_px, band))
-                saved[Rect(*band).shift(-outline.y0, -outline.x0).slices] = prob
-        saved.flush()
+        with ink_plane(folder, outline, fragments[name].shape) as called:
+            for rect in rects:
+                for band in _bands(rect, letter_px):
+                    prob, (label, mask) = _predict(predict, fragments[name], band), _truth(fragments[name], band)
+                    own.add(prob, label, mask)
+                    found.append(_region(prob, label, mask, threshold, letter_px, band))
+                    saved[band.shift(-outline.y0, -outline.x0).slices] = prob
+                    called.mark(band, prob >= threshold)
+            saved.flush()
+            drawn = shapes_of(called, fragments[name], rects)
+        of_labels = label_agreement(fragments[name], rects)
         per_fragment[name] = {
-            **_quality(own, found, threshold),
+            **_quality(own, found, drawn, threshold),
             "null_high": _null(saved, fragments[name], rects, outline),
+            **(_numbers(of_labels.agreement(), "label_agreement_") if of_labels else {}),
         }
         total = total + own
         regions += found
+        shapes += drawn
+        agreement += of_labels or Shapes()
     blocks = _joined(regions)
     np.savez_compressed(
         folder / BLOCK_FILE, counts=np.concatenate([region.counts for region in regions]), **blocks._asdict()
     )
-    quality = _quality(total, regions, threshold)
+    quality = _quality(total, regions, shapes, threshold)
     blank = sum(region.blank_px for region in regions)
     nulls = [scores["null_high"] for scores in per_fragment.values() if scores["null_high"] is not None]
     controls = {
@@ -94,6 +112,7 @@ def score(
         "blank_px": blank,
         "calibration_px": calibration.pixels,
         "calibration_dice": _number(calibration.dice(threshold)),
+        "label_agreement": _agreement(agreement),
     }
     return Outcome(threshold, quality, per_fragment, controls)
 
@@ -129,7 +148,7 @@ def _joined(regions: list[_Region]) -> metrics.BlockScores:
     return metrics.BlockScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _quality(histogram: metrics.InkHistogram, regions: list[_Region], threshold: float) -> Quality:
+def _quality(histogram: metrics.InkHistogram, regions: list[_Region], shapes: Shapes, threshold: float) -> Quality:
     blocks = _joined(regions)
     values = {
         "dice": histogram.dice(threshold),
@@ -143,8 +162,14 @@ def _quality(histogram: metrics.InkHistogram, regions: list[_Region], threshold:
         "ap_lift": histogram.lift(),
         "prevalence": histogram.prevalence(),
         "ece": histogram.calibration_error(),
+        **shapes.quality(),
     }
-    return {key: _number(value) for key, value in values.items()}
+    return _numbers(values)
+
+
+def _agreement(shapes: Shapes) -> Quality | None:
+    pixels = shapes.surface.pixels
+    return {**_numbers(shapes.agreement()), "pixels": pixels} if pixels else None
 
 
 def _null(saved: NDArray[np.float16], fragment: Fragment, rects: Sequence[Rect], outline: Rect) -> float | None:
@@ -187,6 +212,10 @@ def bounding(rects: Sequence[Rect]) -> Rect:
 def map_name(fragment: str) -> str:
     """File name of a fragment's map in a run's folder: float16 (H, W) of its test region's bounding rectangle."""
     return f"map_{slug(fragment)}.npy"
+
+
+def _numbers(values: Mapping[str, float], prefix: str = "") -> Quality:
+    return {prefix + key: _number(value) for key, value in values.items()}
 
 
 def _number(value: float) -> float | None:
