@@ -1,4 +1,8 @@
-"""Metrics against scikit-learn, on random and on degenerate maps; counts in any order; nothing outside the mask."""
+"""Metrics against scikit-learn or pixel by pixel, on random and degenerate maps; any order; nothing outside the mask.
+
+A histogram knows a probability by its bin. So maps are drawn at the bins' edges, where scikit-learn sees the same ties,
+or at their centres, which calibration takes; and for any probability the bins themselves say how far it may be off.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +30,16 @@ KINDS = ("random", "empty", "full", "single", "nothing supervised", "one supervi
 
 @st.composite
 def maps(draw):
-    """(prob, label, mask): 12×9 px, probabilities at bin edges so that scikit-learn sees the same ties."""
+    """(prob, label, mask): 12×9 px, probabilities at bin edges."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kind = draw(st.sampled_from(KINDS))
     shape = (12, 9)
-    spread = draw(st.sampled_from([1, 20, BINS]))
-    edges = rng.integers(0, spread, shape) * (BINS // spread)
-    prob = np.vectorize(threshold_at)(edges) if spread > 1 else np.full(shape, draw(st.sampled_from([0.0, 0.5, 1.0])))
+    spread = draw(st.sampled_from([0, 1, 20, BINS]))
+    if spread > 1:
+        prob = np.vectorize(threshold_at)(rng.integers(0, spread, shape) * (BINS // spread))
+    else:  # the same everywhere, or but for one pixel
+        prob = np.full(shape, draw(st.sampled_from([0.0, 0.5, 1.0])))
+        prob[6, 4] = prob[6, 4] if spread else threshold_at(800)
     label = (rng.random(shape) < 0.3).astype(np.uint8) * 255
     mask = rng.random(shape) < 0.8
     if kind == "empty":
@@ -55,7 +62,7 @@ def same(got: float, expected: float) -> bool:
 
 
 @settings(max_examples=150, deadline=None)
-@given(maps(), st.sampled_from([*map(threshold_at, (0, 300, 512, 900, 1023)), 1.5]))
+@given(maps(), st.sampled_from([*map(threshold_at, (0, 300, 512, 800, 900, 1023)), 1.5]))
 def test_every_score_equals_scikit_learn(case, threshold):
     prob, label, mask = case
     histogram = InkHistogram().add(prob, label, mask)
@@ -72,9 +79,14 @@ def test_every_score_equals_scikit_learn(case, threshold):
     predicted = score >= threshold
     one = {"zero_division": 1.0}
     tn, fp, fn, tp = sk.confusion_matrix(truth, predicted, labels=[False, True]).ravel()
-    assert histogram.confusion(threshold) == (tp, fp, fn, tn)
+    at = histogram.confusion(threshold)
+    assert at == (tp, fp, fn, tn) and at.pixels == len(truth)
+    assert same(at.precision(), sk.precision_score(truth, predicted, zero_division=math.nan))
+    assert same(at.recall(), sk.recall_score(truth, predicted, zero_division=math.nan))
+    assert (math.isnan(at.precision()), math.isnan(at.recall())) == (not predicted.any(), not truth.any())
     assert same(histogram.dice(threshold), sk.f1_score(truth, predicted, **one) if tp + fp + fn else 1.0)
-    assert same(histogram.fbeta(threshold, 0.5), sk.fbeta_score(truth, predicted, beta=0.5, **one))
+    for beta in (0.5, 2.0):
+        assert same(histogram.fbeta(threshold, beta), sk.fbeta_score(truth, predicted, beta=beta, **one))
     assert same(histogram.iou(threshold), sk.jaccard_score(truth, predicted, **one) if tp + fp + fn else 1.0)
     assert same(histogram.accuracy(threshold), sk.accuracy_score(truth, predicted))
     assert same(histogram.prevalence(), truth.mean())
@@ -87,6 +99,48 @@ def test_every_score_equals_scikit_learn(case, threshold):
         assert math.isnan(histogram.lift())
     for got in (histogram.auc(), auc(score, truth)):
         assert same(got, sk.roc_auc_score(truth, score)) if 0 < truth.mean() < 1 else math.isnan(got)
+
+
+@settings(max_examples=80, deadline=None)
+@given(maps(), st.integers(0, 2**32 - 1), st.sampled_from([1, 7, 15, 40]))
+def test_the_calibration_error_is_that_of_every_group_of_pixels(case, seed, groups):
+    _, label, mask = case
+    rng = np.random.default_rng(seed)
+    step = 24 / BINS
+    centres = 1 / (1 + np.exp(12 - step * (rng.integers(0, BINS, label.shape) + 0.5)))
+    prob = np.full(label.shape, centres[0, 0]) if seed % 5 == 0 else centres
+    histogram = InkHistogram().add(prob, label, mask)
+    pixels = [(float(p), bool(ink)) for p, ink in zip(prob[mask], label[mask], strict=True)]
+    error, found = 0.0, []
+    for group in range(groups):
+        held = [(p, ink) for p, ink in pixels if group / groups <= p < (group + 1) / groups]
+        if held:
+            mean, share = sum(p for p, _ in held) / len(held), sum(ink for _, ink in held) / len(held)
+            error += len(held) / len(pixels) * abs(mean - share)
+            found.append((mean, share, len(held)))
+    assert same(histogram.calibration_error(groups), error if pixels else math.nan)
+    assert np.allclose(np.transpose(histogram.reliability(groups)), np.reshape(found, (-1, 3)), rtol=1e-9)
+
+
+@settings(max_examples=80, deadline=None)
+@given(maps(), st.integers(0, 2**32 - 1), st.sampled_from([0.01, 1.0, 6.0]))
+def test_of_any_probabilities_auc_and_ap_are_off_by_no_more_than_their_bins_hide(case, seed, spread):
+    """Of pixels in one bin the order is not known: AUC counts a pair of them half, where it is worth 0 or 1, and AP has
+    one precision for all, where it lies between that with the bin's blank pixels first and that with its ink first."""
+    _, label, mask = case
+    prob = 1 / (1 + np.exp(-np.random.default_rng(seed).normal(0, spread, label.shape)))
+    histogram = InkHistogram().add(prob, label, mask)
+    blank, ink = histogram.counts[:, ::-1]
+    truth, score = label[mask] > 0, prob[mask]
+    if truth.any():
+        tp = np.cumsum(ink) - ink
+        before = np.cumsum(ink + blank) - ink - blank
+        low, high = (tp + 1) / (before + blank + 1), (tp + ink) / np.maximum(before + ink, 1)
+        off = abs(histogram.ap() - sk.average_precision_score(truth, score))
+        assert off <= (ink * (high - low))[ink > 0].sum() / ink.sum() + 1e-12
+    if 0 < truth.sum() < truth.size:
+        off = abs(histogram.auc() - sk.roc_auc_score(truth, score))
+        assert off <= (ink * blank).sum() / ink.sum() / blank.sum() / 2 + 1e-12
 
 
 @settings(max_examples=60, deadline=None)
@@ -193,6 +247,29 @@ def test_blocks_are_kept_when_mostly_supervised_and_are_ink_when_mostly_ink():
     assert block_scores(prob, label, supervised, block=4).ink.tolist() == [False]
 
 
+@settings(max_examples=60, deadline=None)
+@given(maps(), st.integers(0, 9), st.integers(0, 9), st.integers(1, 14))
+def test_blocks_are_those_of_the_fragments_grid_one_by_one(case, y0, x0, block):
+    prob, label, mask = case
+    height, width = mask.shape
+    expected = []
+    for row in range((y0 + height - 1) // block + 1):
+        for col in range((x0 + width - 1) // block + 1):
+            inside = [
+                (y, x)
+                for y in range(height)
+                for x in range(width)
+                if mask[y, x] and (y + y0) // block == row and (x + x0) // block == col
+            ]
+            if len(inside) > block * block / 2:
+                share = sum(bool(label[at]) for at in inside) / len(inside)
+                expected.append((sum(prob[at] for at in inside) / len(inside), share > 0.5, row, col))
+    got = block_scores(prob, label, mask, block=block, y0=y0, x0=x0)
+    assert list(zip(got.row, got.col, strict=True)) == [one[2:] for one in expected]
+    assert got.score.tolist() == pytest.approx([one[0] for one in expected])
+    assert got.ink.tolist() == [one[1] for one in expected]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 30), st.integers(0, 30), st.integers(1, 17))
 def test_parts_of_a_fragment_share_its_grid(height, width, y0, x0, block):
@@ -213,6 +290,19 @@ def test_block_rows_and_columns_are_the_fragments():
     blocks = block_scores(ones, ones, ones, y0=160, x0=32)
     assert (blocks.row.tolist(), blocks.col.tolist()) == ([10, 10, 11, 11], [2, 3, 2, 3])
     assert len(block_scores(ones[:0], ones[:0], ones[:0]).score) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(maps())
+def test_auc_within_rows_counts_every_pair_of_one_row(case):
+    prob, label, mask = case
+    worth = []
+    for y in range(len(mask)):
+        ink, blank = (prob[y][mask[y] & ((label[y] > 0) == which)] for which in (True, False))
+        worth += [1.0 if a > b else 0.5 if a == b else 0.0 for a in ink for b in blank]
+    row = np.nonzero(mask)[0]
+    expected = sum(worth) / len(worth) if worth else math.nan
+    assert same(auc_within_rows(prob[mask], label[mask] > 0, row), expected)
 
 
 @settings(max_examples=80, deadline=None)
