@@ -262,6 +262,7 @@ def _attributes(fragment: Fragment, plan: dict[str, Any]) -> dict[str, Any]:
         OURS: {
             "fragment": plan["fragment"],
             "intensities": bits,
+            "planes": plan["planes"],
             "source": {key: plan[key] for key in ("source", "format", "dtype")},
         },
     }

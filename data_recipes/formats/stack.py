@@ -3,6 +3,7 @@ beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,11 @@ def open_zarr_fragment(path: AnyPath, level: int | None) -> Parts:
     name, notes = stem(source.root), []
     sources: dict[str, AnyPath] = {}
     if isinstance(source.root, RemotePath):
-        sources, notes = _remote_planes(source.root, name)
+        stated = (source.attributes.get(OURS) or {}).get("planes") or ()
+        sources, notes = _remote_planes(source.root, name, stated)
     else:
         sources.update({kind: source.root / PLANES / kind for kind in child_arrays(source.root / PLANES)})
-        if len(sources) < len(KINDS):
+        if not sources.keys() >= KINDS.keys():
             found, notes = _beside(source.root, name)
             sources = found | sources
     coarse = source.level or None
@@ -131,14 +133,17 @@ def _beside(root: Path, name: str) -> tuple[dict[str, AnyPath], list[str]]:
     return find_companions(name, own=[folder] if alone else [], beside=[] if alone else [folder])
 
 
-def _remote_planes(root: RemotePath, name: str) -> tuple[dict[str, AnyPath], list[str]]:
-    """Planes inside or beside a remote zarr, and notes; all that may be there is asked for at the same time."""
-    inside = root / PLANES
+def _remote_planes(root: RemotePath, name: str, stated: Sequence[str]) -> tuple[dict[str, AnyPath], list[str]]:
+    """Planes inside or beside a remote zarr, and notes; all that may be there is asked for at the same time.
+
+    `stated`: what it says it holds; of conversions that say nothing, the usual ones are asked for.
+    """
+    inside, kinds = root / PLANES, tuple(dict.fromkeys((*KINDS, *stated)))
     if (root / "zarr.json").is_file():  # only zarr v3 comes from our own conversion
-        for kind in KINDS:
+        for kind in kinds:
             (inside / kind).look("zarr.json")
     beside = remote_companions(root, name)
-    ours = [kind for kind in KINDS if (root / "zarr.json").is_file() and (inside / kind / "zarr.json").is_file()]
+    ours = [kind for kind in kinds if (root / "zarr.json").is_file() and (inside / kind / "zarr.json").is_file()]
     sources: dict[str, AnyPath] = {**beside, **{kind: inside / kind for kind in ours}}
     lacking = [kind for kind in ("mask", "inklabels") if kind not in sources]
     notes = root.notes()

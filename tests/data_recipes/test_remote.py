@@ -16,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from numcodecs import Blosc, GZip, Zstd
+from PIL import Image
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from data_recipes.convert import convert
@@ -147,6 +149,23 @@ def test_planes_and_settings_beside_it_are_found(server: FaultyServer, folder: P
     assert np.array_equal(fragment.papyrus[...], mask > 0)
     alone = open_fragment(f"{server.url}/v3.zarr")
     assert any("v3_mask.zarr and v3_inklabels.zarr beside it were looked for" in note for note in alone.notes)
+
+
+def test_a_second_label_in_a_conversion_or_named_beside_it_is_found(server: FaultyServer, folder: Path) -> None:
+    local = folder / "local"
+    local.mkdir()
+    for kind, plane in (("inklabels", VOLUME[0]), ("old", VOLUME[1])):
+        Image.fromarray((plane > 40).astype("u1") * 255).save(local / f"{kind}.png")
+    tifffile.imwrite(local / "layers.tif", VOLUME, photometric="minisblack")
+    (local / "fragment.yaml").write_text("other_label: old.png\n")
+    convert(local / "layers.tif", folder / "two.zarr", progress=False, chunk=(4, 8, 8), shard=(4, 16, 16))
+    inside = open_fragment(f"{server.url}/two.zarr").other_label
+    assert inside is not None and np.array_equal(inside[...], VOLUME[1] > 40)
+
+    zarr.create_array(folder / "crc_other.zarr", shape=VOLUME.shape[1:], dtype="u1")[...] = VOLUME[2] > 40
+    (folder / "crc.fragment.yaml").write_text("other_label: crc_other.zarr\n")
+    beside = open_fragment(f"{server.url}/crc.zarr").other_label
+    assert beside is not None and np.array_equal(beside[...], VOLUME[2] > 40)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
