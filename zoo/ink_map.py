@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from data_recipes.formats import image, tiff
 from data_recipes.formats.arrays import LazyArray
 from data_recipes.formats.zarr import is_zarr, open_zarr
+from data_recipes.regions import Rect
 
 KEY = "inkzoo"
 """Of the group's attributes, of the JSON in a TIFF's description, and the name of a PNG's text chunk."""
@@ -73,6 +74,21 @@ class InkMap:
             )
         values = self.stored[y0:y1, x0:x1].astype(np.float32)
         return values if self.unit == 1 else values / np.float32(self.unit)
+
+
+def parse_region(text: str) -> Rect:
+    """A rectangle of a map, as `--region` names it: Y0,Y1,X0,X1 in px, the last ones left out.
+
+    Raises:
+        ValueError: not four whole numbers, or nothing between them.
+    """
+    try:
+        rect = Rect(*(int(part) for part in text.split(",")))
+    except (ValueError, TypeError):
+        raise ValueError(f"--region {text}: expected Y0,Y1,X0,X1 in px, such as 0,1000,500,1500") from None
+    if rect.y0 >= rect.y1 or rect.x0 >= rect.x1:
+        raise ValueError(f"--region {text}: is empty; expected Y0 < Y1 and X0 < X1")
+    return rect
 
 
 def stored_form(provenance: Mapping[str, Any]) -> dict[str, Any]:

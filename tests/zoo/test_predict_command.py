@@ -59,7 +59,9 @@ def test_parts_and_reduce_give_the_bytes_of_one_run(home: Path, capsys: pytest.C
         assert words in told
     for part in (2, 0):
         assert predict(home, "parts.zarr", num_parts=3, part_id=part) == 0
-    with pytest.raises(ValueError, match=r"2 of 6 shards are missing, of part 1 \(2 shards\).*--part-id 1"):
+    with pytest.raises(
+        ValueError, match=r"not finished: 2 of 6 shards are missing, of part 1 \(2 shards\).*--part-id 1"
+    ):
         reduce_command(ReduceOptions(home / "parts.zarr"))
     with pytest.raises(ValueError, match="begun with another overlap"):
         predict(home, "parts.zarr", num_parts=3, part_id=1, overlap=0.5)
@@ -180,7 +182,14 @@ def test_the_task_is_that_of_the_fragment_or_asked_for(tmp_path: Path) -> None:
         ({"batch_size": 0}, "--batch-size 0 is not possible"),
         ({"threshold": 2.0}, "a probability from 0 to 1"),
         ({"overlap": 0.95}, "overlap 0.95 is not possible"),
-        ({"stride": 100}, "stride 100 px is not possible"),
+        ({"stride": 100, "overlap": None}, "stride 100 px is not possible"),
+        ({"stride": 16}, "--stride and --overlap say the same in two ways"),
+        ({"out": "never.tif", "zarr_format": 2}, "--zarr-format 2 is about a .zarr, and never.tif is none"),
+        ({"out": "never.png", "dtype": "float16"}, "--dtype float16: never.png holds 8 bits"),
+        ({"num_cpus": 2}, "--num-cpus is of ray's workers"),
+        ({"part_id": 1}, "say with --num-parts how many there are"),
+        ({"region": ("0,10,5",)}, "--region 0,10,5: expected Y0,Y1,X0,X1"),
+        ({"region": ("0,301,0,9",)}, "leaves the map of 300×520 px"),
         ({"tile": 17}, "depthcnn_tiny: H 17 px is not possible"),
         ({"layer_start": 3}, "layers 3 to 7 are needed, it has 0 to 4"),
         ({"task": "1"}, "built for one task"),
@@ -293,3 +302,47 @@ def test_batch_and_precision_are_for_the_gpus_of_a_cluster_whose_head_has_none(
 def test_half_precision_is_refused_on_a_cpu(home: Path) -> None:
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         predict(home, "never.zarr", precision="fp16")
+
+
+def test_another_number_of_parts_is_said_and_loses_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(home, "whole.zarr")
+    for part in (0, 3):
+        predict(home, "redone.zarr", num_parts=4, part_id=part)
+    capsys.readouterr()
+    predict(home, "redone.zarr", num_parts=3, part_id=0)
+    told = capsys.readouterr().err
+    assert "it was shared out in 4 parts, and is in 3 parts from here on: 1 of the 2 shards of part 0 are done" in told
+    predict(home, "redone.zarr", num_parts=3, part_id=2)
+    assert "it was shared out" not in capsys.readouterr().err, "it is said once"
+    with pytest.raises(ValueError, match=r"of part 1 \(2 shards\); make them with --num-parts 3 --part-id 1"):
+        reduce_command(ReduceOptions(home / "redone.zarr"))
+    predict(home, "redone.zarr")
+    told = capsys.readouterr().err
+    assert "it was shared out in 3 parts, and is in 1 part from here on: 4 of the 6 shards are done already" in told
+    assert tree(home / "redone.zarr") == tree(home / "whole.zarr")
+
+
+def test_a_map_that_is_not_there_is_not_put_together(home: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="never.zarr: no such map, and none was begun"):
+        reduce_command(ReduceOptions(home / "never.zarr"))
+    predict(home, "half.zarr", num_parts=2)
+    with pytest.raises(ValueError, match="half.zarr is not finished: 3 of 6"):
+        reduce_command(ReduceOptions(home / "half.zarr.partial"))
+
+
+def test_a_region_is_that_of_the_whole_map_and_the_rest_is_0(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(home, "all.zarr")
+    regions = ("10,20,300,400", "200,260,0,30")
+    predict(home, "some.zarr", region=regions, num_parts=2, part_id=1)
+    with pytest.raises(ValueError, match=r"1 of 6 shards are missing, of part 0 \(1 shard\)"):
+        reduce_command(ReduceOptions(home / "some.zarr"))
+    with pytest.raises(ValueError, match="begun with another region"):
+        predict(home, "some.zarr")
+    predict(home, "some.zarr", region=regions, num_parts=2, part_id=0)
+    told = capsys.readouterr().err
+    assert "rows 0 to 255, columns 256 to 511" in told and "the map is 0 elsewhere" in told
+    reduce_command(ReduceOptions(home / "some.zarr"))
+    assert provenance(home, "some.zarr")["region"] == [[0, 256, 256, 512], [0, 300, 0, 256]]
+    expected = map_of(home, "all.zarr")
+    expected[:256, 512:] = expected[256:, 256:] = 0
+    assert np.array_equal(map_of(home, "some.zarr"), expected) and expected[:256, 256:512].std() > 1

@@ -59,6 +59,9 @@ def test_8_bits_stand_for_16_only_where_they_came_about_in_the_same_way(tmp_path
     with pytest.raises(ValueError, match="layers are uint8, expected uint16.*--to-uint8 high_byte"):
         fit_bits(trained, unknown, None, refused)
     assert bits(fit_bits(contract(), unknown, None, refused)) == ("uint8", "none")
+    told: list[str] = []
+    assert bits(fit_bits(contract(), unknown, "high_byte", told.append)) == ("uint8", "none")
+    assert told == ["--to-uint8 high_byte changes nothing: how 8 bits came from 16 in training is unknown"]
     with pytest.raises(ValueError, match="to_uint8|high_bite"):
         fit_bits(contract(), unknown, "high_bite", refused)
 
@@ -76,6 +79,12 @@ def test_another_voxel_size_is_refused_resampled_or_ignored(tmp_path: Path) -> N
     assert (ignored.voxel_um, same, factor) == (None, coarse, 1.0)
     near = segment(tmp_path / "near", voxel_um=8.0)
     assert fit_scale(contract(), near, "refuse", refused) == (contract(), near, 1.0)
+    fit_scale(contract(), near, "resample", told.append)
+    assert told.pop() == "voxels are 8 µm, 7.91 µm in training: no more than 2 % apart, so nothing is resampled"
+    with pytest.raises(ValueError, match="needs both voxel sizes, and that of unknown is unknown; say it as voxel_um"):
+        fit_scale(contract(), segment(tmp_path / "unknown", voxel_um=None), "resample", refused)
+    with pytest.raises(ValueError, match="needs both voxel sizes, and the checkpoint does not say that of training"):
+        fit_scale(contract(voxel_um=None), coarse, "resample", refused)
 
 
 def window(found: InputContract, fragment: Fragment) -> tuple[tuple[int, int], bool]:

@@ -16,6 +16,11 @@ from data_recipes.cli import run_cli
 Also = Literal["tif", "png", "mask", "csv"]
 
 
+def no_default(metavar: str) -> object:
+    """An option that stays out of the way where it is not given: --help says in words what holds then."""
+    return arg(metavar=metavar, help_behavior_hint="")
+
+
 @dataclass(frozen=True)
 class PredictOptions:
     """Predict an ink map of a segment of any size, in memory that does not grow with it.
@@ -31,39 +36,42 @@ class PredictOptions:
     """A .safetensors file from `python -m zoo.train`; several, joined by commas, are averaged."""
     out: Annotated[tyro.conf.Positional[Path], arg(metavar="OUT")]
     """OUT.zarr (OME-Zarr with levels), OUT.tif (tiled BigTIFF) or OUT.png. A reduced OUT_preview.png lies beside it."""
-    also: Annotated[tuple[Also, ...], arg(metavar="tif|png|mask|csv…")] = ()
+    also: Annotated[tuple[Also, ...], no_default("{tif,png,mask,csv}…")] = ()
     """Write these beside OUT too: the same map in another form, the binary mask, or Kaggle's submission."""
-    threshold: float | None = None
+    threshold: Annotated[float | None, no_default("T")] = None
     """Ink from this probability on: stored with the map, and used for mask and csv."""
-    tile: int | None = None
+    tile: Annotated[int | None, no_default("PX")] = None
     """Side of a tile, px. Default: the contract's."""
-    overlap: float = 0.5
-    """Share of a tile that the next one covers again, 0 to 0.9."""
-    stride: int | None = None
+    overlap: Annotated[float | None, no_default("SHARE")] = None
+    """Share of a tile that the next one covers again, 0 to 0.9. Default: 0.5."""
+    stride: Annotated[int | None, no_default("PX")] = None
     """Pixels from one tile to the next, instead of --overlap."""
     blend: Literal["constant", "gaussian", "hann"] = "hann"
     """How overlapping tiles are weighted."""
     tta: Literal["none", "flips", "turns", "all"] = "none"
     """Test-time augmentation: the mean over flips (4), quarter turns (4), or both (8)."""
-    direction: Literal["forward", "reverse", "both"] | None = None
-    """Read layers as stored, from the last to the first, or make a map of each, OUT.forward and OUT.reverse. Default:
-    as the contract and the segment say."""
-    layer_start: int | None = None
+    region: Annotated[tuple[str, ...], no_default("Y0,Y1,X0,X1…")] = ()
+    """Predict only the shards that these rectangles touch, rows Y0 to Y1 and columns X0 to X1 of the map in px, the
+    last ones left out; the map is 0 elsewhere, and says so. Default: all."""
+    direction: Annotated[Literal["forward", "reverse", "both"] | None, no_default("{forward,reverse,both}")] = None
+    """Read layers as stored, from the last to the first, or make a map of each, OUT.forward and OUT.reverse. Where
+    it is not given, the contract and the segment decide."""
+    layer_start: Annotated[int | None, no_default("LAYER")] = None
     """First stored layer to read. Default: as the contract says. Not with --voxel-size resample."""
-    layer_end: int | None = None
+    layer_end: Annotated[int | None, no_default("LAYER")] = None
     """Layer after the last one to read."""
     repeat_layers: bool = False
     """Repeat the outermost layer where the window leaves the volume, instead of refusing it."""
     voxel_size: Literal["refuse", "resample", "ignore"] = "refuse"
     """What to do where the voxel size is known and another than in training."""
-    to_uint8: Annotated[str | None, arg(metavar="high_byte|clip:LO:HI")] = None
+    to_uint8: Annotated[str | None, no_default("high_byte|clip:LO:HI")] = None
     """How 16 bits become 8, or how this segment's 8 came from 16."""
-    mask: Path | None = None
+    mask: Annotated[Path | None, no_default("PATH")] = None
     """A papyrus mask instead of the segment's own: tiles without papyrus are skipped."""
-    task: str | None = None
-    """The task of a model that was built for several: its number, or the fragment that it was given to in training.
-    Default: that of a fragment of this name."""
-    batch_size: int | None = None
+    task: Annotated[str | None, no_default("NUMBER|FRAGMENT")] = None
+    """The task of a model that was built for several: its number, or the fragment that had it in training. Where it is
+    not given, that of a fragment of this name."""
+    batch_size: Annotated[int | None, no_default("TILES")] = None
     """Tiles computed at once. Default: 8 on a CPU, 32 on a GPU."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda[:N]")] = "auto"
     """Where to compute; auto takes a GPU when there is one."""
@@ -75,16 +83,16 @@ class PredictOptions:
     """How probabilities are stored; uint8 is probability × 255."""
     zarr_format: Literal[2, 3] = 3
     """3: OME-Zarr 0.5, sharded; 2: OME-Zarr 0.4, for tools that read no newer one."""
-    shard: int = 1024
+    shard: Annotated[int, arg(metavar="PX")] = 1024
     """Side of what is computed and written at once, px: a multiple of 256."""
-    num_parts: int = 1
+    num_parts: Annotated[int, arg(metavar="N")] = 1
     """Share the map out into this many parts; `reduce` then takes --also and --threshold."""
-    part_id: int = 0
+    part_id: Annotated[int, arg(metavar="N")] = 0
     """Which part to make here, from 0."""
     engine: Literal["local", "ray"] = "local"
     """ray: send the parts to a Ray cluster (at RAY_ADDRESS, or one started here)."""
-    num_cpus: int = 1
-    """CPUs of each of ray's workers, where it has no GPU."""
+    num_cpus: Annotated[int | None, no_default("N")] = None
+    """CPUs of each of ray's workers, where it has no GPU. Default: 1."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,9 @@ class ReduceOptions:
 
     out: Annotated[tyro.conf.Positional[Path], arg(metavar="OUT")]
     """The OUT that the parts were given."""
-    also: Annotated[tuple[Also, ...], arg(metavar="tif|png|mask|csv…")] = ()
+    also: Annotated[tuple[Also, ...], no_default("{tif,png,mask,csv}…")] = ()
     """Write these beside OUT too."""
-    threshold: float | None = None
+    threshold: Annotated[float | None, no_default("T")] = None
     """Ink from this probability on: stored with the map, and used for mask and csv."""
 
 

@@ -67,7 +67,7 @@ def choose_on_cluster(plan: Plan, options: PredictOptions, console: Console) -> 
         raise error
 
     with connected(), stop_signals() as stopped:
-        workers = find_workers(options.device, options.num_cpus)
+        workers = find_workers(options.device, options.num_cpus or 1)
 
         def on_poll() -> None:
             if stopped.is_set():
@@ -101,7 +101,7 @@ def predict_on_cluster(store: MapStore, options: PredictOptions, console: Consol
             or compute; what is done is kept.
         KeyboardInterrupt: it was asked to stop; what is done is kept.
     """
-    grid, area = store.grid, {shard: store.grid.rect(shard).area for shard in range(len(store.grid))}
+    grid, area = store.grid, {shard: store.grid.rect(shard).area for shard in store.plan.part(0, 1)}
     total, began, tiles = sum(area.values()), time.monotonic(), 0
 
     def say(text: str) -> None:
@@ -111,7 +111,7 @@ def predict_on_cluster(store: MapStore, options: PredictOptions, console: Consol
         say("nothing was left to compute")
         return
     with store.claim(0, 1), connected():
-        workers = find_workers(options.device, options.num_cpus)
+        workers = find_workers(options.device, options.num_cpus or 1)
         order = [step.shard for step in schedule(grid, todo)]
         pieces = [_piece(store, shards, workers) for shards in cut(order, workers.count)]
         say(f"ray: {len(order)} shards in {len(pieces)} pieces to {workers}")

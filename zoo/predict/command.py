@@ -20,12 +20,13 @@ from data_recipes.stamp import data_stamp
 from zoo.checkpoint import Loaded
 from zoo.cluster import worker_device
 from zoo.device import resolve_device, resolve_precision
-from zoo.predict.finish import DEFAULT_THRESHOLD, add_forms, check_threshold, finish, partial_of, paths_of
+from zoo.ink_map import parse_region
+from zoo.predict.finish import DEFAULT_THRESHOLD, add_forms, check_threshold, finish, form_of, partial_of, paths_of
 from zoo.predict.fit import fit_bits, fit_scale, fit_window
-from zoo.predict.job import Job, as_trained, load_models, make_job, open_segment
-from zoo.predict.plan import CheckpointRef, Plan, own_part
+from zoo.predict.job import Job, as_trained, load_models, make_job, open_segment, whole_shards
+from zoo.predict.plan import CheckpointRef, Plan
 from zoo.predict.progress import show_progress
-from zoo.predict.store import MapStore, remove_record
+from zoo.predict.store import PARTIAL, MapStore, remove_record
 from zoo.predict.work import Timings
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _BATCH = {"cpu": 8, "cuda": 32}
 _CHUNK = 256
+DEFAULT_OVERLAP = 0.5
 _POLL_SECONDS = 0.5
 
 Say = Callable[[str], None]
@@ -65,6 +67,7 @@ def _predict(options: PredictOptions) -> int:
     loaded = load_models([text.strip() for text in options.checkpoint.split(",") if text.strip()], here)
     plan, fragment = _plan(options, fragment, loaded, device, say)
     store, job = _begin(options, plan, fragment, [one for _, one in loaded], device, here, say, console)
+    _say_division(store, part, parts, say)
     began = time.monotonic()
     if under_torchrun:
         store.note(_begun_mark(part))
@@ -89,6 +92,21 @@ def _predict(options: PredictOptions) -> int:
     return 0
 
 
+def _say_division(store: MapStore, part: int, parts: int, say: Say) -> None:
+    """Where the work was shared out in another way before: that it is not now. What is done counts in any division."""
+    every, missing = store.plan.part(0, 1), set(store.missing())
+    if (before := store.parts()) == parts or len(missing.intersection(every)) == len(every):
+        return
+    own = store.plan.part(part, parts)
+    count = sum(shard not in missing for shard in own)
+    was, now = ("in 1 part" if number == 1 else f"in {number} parts" for number in (before, parts))
+    mine = "" if parts == 1 else f" of part {part}"
+    say(
+        f"it was shared out {was}, and is {now} from here on: {count} of the {len(own)} shards{mine} are done already"
+        + ("" if parts == 1 else f"; make all parts from 0 to {parts - 1}")
+    )
+
+
 def _all_begun(store: MapStore) -> bool:
     """Under torchrun: no process is still to open the store, which then must not have been given its name."""
     return all(store.noted(_begun_mark(rank)) for rank in range(int(os.environ["WORLD_SIZE"])))
@@ -102,18 +120,27 @@ def _begun_mark(rank: int) -> str:
 def reduce_command(options: ReduceOptions) -> int:
     """As `ReduceOptions` says. A missing part raises ValueError that names it."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if options.out.name.endswith(PARTIAL):
+        options = dataclasses.replace(options, out=options.out.with_name(options.out.name.removesuffix(PARTIAL)))
+    form_of(options.out)
     remove_record(options.out)
     check_threshold(options.threshold)
     if options.out.exists():
         _say_written(add_forms(options.out, also=options.also, threshold=options.threshold), options, console)
         return 0
+    if not partial_of(options.out).exists():
+        raise FileNotFoundError(f"{options.out}: no such map, and none was begun ({partial_of(options.out).name})")
     store = MapStore.resume(partial_of(options.out))
     if missing := store.missing():
         parts = store.parts()
-        lacking = ", ".join(f"{part} ({count} shards)" for part, count in store.missing_parts(parts))
+        told = f"{options.out} is not finished: {len(missing)} of {len(store.grid)} shards are missing"
+        if parts == 1:
+            raise ValueError(f"{told}; give the command that began it again, and it goes on")
+        lacking = store.missing_parts(parts)
+        named = ", ".join(f"{part} ({count} shard{'s' if count > 1 else ''})" for part, count in lacking)
         raise ValueError(
-            f"{store.path}: {len(missing)} of {len(store.grid)} shards are missing, of part {lacking}; "
-            f"make them with --num-parts {parts} --part-id {store.missing_parts(parts)[0][0]}"
+            f"{told}, of part {named}; make them with --num-parts {parts} --part-id {lacking[0][0]}"
+            + (" and so on" if len(lacking) > 1 else "")
         )
     _finish(store, options, console)
     return 0
@@ -127,9 +154,10 @@ def _division(options: PredictOptions) -> tuple[int, int, bool]:
             raise ValueError("torchrun shares the map out itself: leave --num-parts and --part-id out")
         return int(os.environ["RANK"]), world, True
     if options.num_parts < 1 or not 0 <= options.part_id < options.num_parts:
+        hint = "; say with --num-parts how many there are" if options.num_parts == 1 else ""
         raise ValueError(
             f"--part-id {options.part_id} of --num-parts {options.num_parts} is not possible; ids go from 0 to "
-            "num-parts - 1"
+            f"num-parts - 1{hint}"
         )
     if options.engine == "ray" and options.num_parts != 1:
         raise ValueError("ray shares the map out itself: leave --num-parts and --part-id out")
@@ -140,7 +168,7 @@ def _devices(options: PredictOptions, under_torchrun: bool) -> tuple[torch.devic
     """Where the map is computed, and where this process keeps the models meanwhile: the CPU where only the workers of a
     cluster have a GPU."""
     name = options.device
-    if options.engine == "ray" and (found := worker_device(name, options.num_cpus)):
+    if options.engine == "ray" and (found := worker_device(name, options.num_cpus or 1)):
         device = torch.device(found)
         here = device if torch.cuda.is_available() else torch.device("cpu")
     else:
@@ -161,6 +189,7 @@ def _check_options(options: PredictOptions, under_torchrun: bool) -> None:
     if out.exists() or (taken and _begun(partial_of(out)) is None):
         raise FileExistsError(f"{', '.join(map(str, taken))}: exists already; remove it or choose another name")
     check_threshold(options.threshold)
+    _check_effects(options, set(paths), under_torchrun)
     if options.num_parts > 1 and not under_torchrun and (options.also or options.threshold is not None):
         raise ValueError("--also and --threshold belong to the whole map: give them to `python -m zoo.predict reduce`")
     if options.shard < _CHUNK or options.shard % _CHUNK:
@@ -169,6 +198,26 @@ def _check_options(options: PredictOptions, under_torchrun: bool) -> None:
         raise ValueError(f"--batch-size {options.batch_size} is not possible; 1 or more")
     if options.voxel_size == "resample" and (options.layer_start, options.layer_end) != (None, None):
         raise ValueError("--layer-start and --layer-end count stored layers: leave them out with --voxel-size resample")
+
+
+def _check_effects(options: PredictOptions, forms: set[str], under_torchrun: bool) -> None:
+    """Raise ValueError for an option that something else given beside it leaves without effect."""
+    if options.zarr_format != 3 and "zarr" not in forms:
+        raise ValueError(
+            f"--zarr-format {options.zarr_format} is about a .zarr, and {options.out.name} is none; leave it out, or "
+            "name OUT.zarr"
+        )
+    if options.dtype == "float16" and not forms & {"zarr", "tif"}:
+        raise ValueError(
+            f"--dtype float16: {options.out.name} holds 8 bits; leave it out, name OUT.zarr or OUT.tif, or add --also "
+            "tif"
+        )
+    if options.stride is not None and options.overlap is not None:
+        raise ValueError("--stride and --overlap say the same in two ways: give one of them")
+    if options.engine == "ray" and under_torchrun:
+        raise ValueError("torchrun and --engine ray both share the map out: use one of them")
+    if options.engine != "ray" and options.num_cpus is not None:
+        raise ValueError("--num-cpus is of ray's workers: leave it out, or give --engine ray with it")
 
 
 def _plan(
@@ -193,6 +242,10 @@ def _plan(
         say=say,
     )
     tile = options.tile or contract.tile
+    region = whole_shards([parse_region(text) for text in options.region], fragment.shape, options.shard)
+    if region:
+        rows = "; ".join(f"rows {y0} to {y1 - 1}, columns {x0} to {x1 - 1}" for y0, y1, x0, x1 in region)
+        say(f"only {rows} are predicted: the shards that --region touches; the map is 0 elsewhere")
     return (
         Plan(
             fragment=fragment.name,
@@ -200,12 +253,13 @@ def _plan(
             stamp=stamp,
             mask=None if options.mask is None else str(options.mask.resolve()),
             shape=fragment.shape,
+            region=region,
             checkpoints=tuple(refs),
             contract=contract.model_copy(update={"tile": tile}),
             voxel_um=fragment.voxel_um,
             resampled=factor,
             tile=tile,
-            overlap=options.overlap,
+            overlap=DEFAULT_OVERLAP if options.overlap is None else options.overlap,
             stride=options.stride,
             blend=options.blend,
             tta=options.tta,
@@ -249,13 +303,16 @@ def _begin(
         if plan.precision != "fp32":
             told = f"{plan.precision} (moves no probability by more than {max(moved, 1e-4):.4f})"
     store = MapStore.begin(path, plan)
+    wanted = plan.part(0, 1)
+    for shard in set(store.missing()).difference(wanted):
+        store.write(shard, None)
     height, width = plan.shape
     first, last = plan.contract.window(fragment)
     names = " + ".join(dict.fromkeys(ref.model for ref in plan.checkpoints))
     count = f" × {len(plan.checkpoints)}" if len(plan.checkpoints) > 1 else ""
     say(f"{plan.fragment}: {height}×{width} px, layers {first} to {last - 1}; {names}{count} on {device} in {told}")
     if begun is not None:
-        say(f"going on in {path}: {len(store.grid) - len(store.missing())} of {len(store.grid)} shards are done")
+        say(f"going on in {path}: {len(set(wanted).difference(store.missing()))} of {len(wanted)} shards are done")
     return store, job
 
 
@@ -285,7 +342,7 @@ def _task(given: str | None, loaded: Loaded, fragment: str, say: Say) -> int | N
 
 
 def _make_part(job: Job, store: MapStore, part: int, parts: int, console: Console, quiet: bool) -> Timings:
-    shards = own_part(len(store.grid), part, parts)
+    shards = job.plan.part(part, parts)
     pixels = sum(store.grid.rect(shard).area for shard in shards)
     label = job.plan.fragment if parts == 1 else f"{job.plan.fragment}, part {part} of {parts}"
     with (

@@ -59,6 +59,8 @@ def fit_bits(contract: InputContract, fragment: Fragment, how: str | None, say: 
             f"{fragment.name}: its 8 bits came from 16 by {was}, expected {want} as in training; convert the 16-bit "
             f"layers with `python -m data_recipes convert --to-uint8 {want}`, or force it with --to-uint8 {want}"
         )
+    if how is not None and want is None:
+        say(f"--to-uint8 {how} changes nothing: how 8 bits came from 16 in training is unknown")
     return contract.model_copy(update={"stored_dtype": "uint8", "to_uint8": "none", "source_to_uint8": want})
 
 
@@ -68,12 +70,22 @@ def fit_scale(
     """Contract and fragment at one voxel size, and by how much the fragment was resampled (1: not at all).
 
     Raises:
-        ValueError: the sizes are known, differ, and `rule` is refuse.
+        ValueError: the sizes are known, differ, and `rule` is refuse; or one is not known, and `rule` is resample.
     """
     mine, its = contract.voxel_um, fragment.voxel_um
+    if rule == "resample" and not (mine and its):
+        lacking, cure = (
+            ("the checkpoint does not say that of training", "leave it out")
+            if its
+            else (f"that of {fragment.name} is unknown", "say it as voxel_um in a fragment.yaml, or leave it out")
+        )
+        raise ValueError(f"--voxel-size resample needs both voxel sizes, and {lacking}; {cure}")
     if not mine or not its or abs(its / mine - 1) <= _SAME_SCALE:
         if mine and not its:
             say(f"voxel size unknown, taken as the {mine:g} µm of training")
+        elif rule == "resample":
+            apart = f"no more than {100 * _SAME_SCALE:g} % apart"
+            say(f"voxels are {its:g} µm, {mine:g} µm in training: {apart}, so nothing is resampled")
         return contract, fragment, 1.0
     if rule == "resample":
         factor = its / mine

@@ -11,6 +11,7 @@ import torch
 from data_recipes.formats.arrays import MaskPlane
 from data_recipes.formats.companions import open_plane
 from data_recipes.fragment import Fragment, open_fragments
+from data_recipes.regions import Rect, whole
 from data_recipes.resample import resampled
 from data_recipes.tiles import InputContract
 from zoo.checkpoint import Loaded, load_checkpoint
@@ -85,6 +86,26 @@ def open_segment(path: str, mask: str | None) -> Fragment:
         fragment.papyrus = MaskPlane(plane)
         fragment.sources = {**fragment.sources, "mask": Path(mask)}  # so that its content is in the fragment's stamp
     return fragment
+
+
+def whole_shards(region: Sequence[Rect], shape: tuple[int, int], side: int) -> tuple[Rect, ...]:
+    """Rectangles of a map of `shape` px, each grown to the shards of `side` px that it touches.
+
+    Raises:
+        ValueError: one that leaves the map.
+    """
+    height, width = shape
+    for rect in region:
+        if rect.intersect(whole(shape)) != rect:
+            raise ValueError(
+                f"--region {','.join(map(str, rect))}: leaves the map of {height}×{width} px; expected Y1 ≤ {height} "
+                f"and X1 ≤ {width}, from 0 on"
+            )
+    grown = (
+        Rect(y0 // side * side, -(-y1 // side) * side, x0 // side * side, -(-x1 // side) * side)
+        for y0, y1, x0, x1 in region
+    )
+    return tuple(sorted({cut for rect in grown if (cut := rect.intersect(whole(shape)))}))
 
 
 def load_models(paths: Sequence[str], device: torch.device) -> list[tuple[CheckpointRef, Loaded]]:

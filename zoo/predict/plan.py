@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from data_recipes.regions import Rect
 from data_recipes.tiles import InputContract
 from zoo.device import Chosen
 from zoo.predict.grid import Axis, Blend, Grid
@@ -40,6 +41,8 @@ class Plan(BaseModel):
         fragment, path, stamp: its name, where it lies here, and the digest that changes with its data.
         mask: papyrus mask that stands in for the fragment's own, or None.
         shape: (H, W) of the map in px.
+        region: rectangles of whole shards (y0, y1, x0, x1 px) outside of which nothing is predicted and the map is 0;
+            none: all of it is.
         contract: how layers are read: the first checkpoint's, with what the command line changed.
         voxel_um: of the map, where known.
         resampled: the map's px a px of the fragment, 1 where it was not resampled.
@@ -55,6 +58,7 @@ class Plan(BaseModel):
     stamp: str
     mask: str | None = None
     shape: tuple[int, int]
+    region: tuple[tuple[int, int, int, int], ...] = ()
     checkpoints: tuple[CheckpointRef, ...]
     contract: InputContract
     voxel_um: float | None = None
@@ -81,6 +85,12 @@ class Plan(BaseModel):
             Axis.of(width, self.tile, self.overlap, self.blend, self.stride),
             self.shard,
         )
+
+    def part(self, part: int, parts: int) -> list[int]:
+        """The shards of part `part` of `parts`, both from 0: of those that the region holds."""
+        grid, region = self.grid(), [Rect(*rect) for rect in self.region]
+        wanted = [shard for shard in range(len(grid)) if not region or any(map(grid.rect(shard).intersect, region))]
+        return [wanted[number] for number in own_part(len(wanted), part, parts)]
 
     def differences(self, other: Plan) -> list[str]:
         """What of the two decides the map and is not the same, as `key (mine → the other's)`."""

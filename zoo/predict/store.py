@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from data_recipes.files import whole_file
 from data_recipes.schema import describe
-from zoo.predict.plan import Plan, own_part
+from zoo.predict.plan import Plan
 
 PARTIAL = ".partial"
 _RECORD, _PLAN, _DONE, _BEGIN = ".inkzoo", "plan.json", "done", "begin.lock"
@@ -89,10 +89,13 @@ class MapStore:
         mine = record / f"part-{part}-of-{parts}.lock"
         with FileLock(record / _BEGIN):
             for other in record.glob("part-*.lock"):
-                if other != mine and not other.name.endswith(f"-of-{parts}.lock") and _held(other):
+                if other == mine or other.name.endswith(f"-of-{parts}.lock"):
+                    continue
+                if _held(other):
                     raise ValueError(
                         f"{self.path}: another process is at {other.stem} of it; give all parts the same number"
                     )
+                other.unlink(missing_ok=True)  # of an earlier division, which counts no more
             try:
                 claimed = FileLock(mine).acquire(timeout=0)
             except Timeout:
@@ -111,14 +114,14 @@ class MapStore:
         return [shard for shard in range(len(self.grid)) if str(shard) not in there]
 
     def parts(self) -> int:
-        """Into how many parts the work was divided."""
+        """Into how many parts the work was divided, the last time that somebody began one."""
         numbers = [int(lock.stem.rsplit("-", 1)[1]) for lock in (self.path / _RECORD).glob("part-*.lock")]
         return max(numbers, default=1)
 
     def missing_parts(self, parts: int) -> list[tuple[int, int]]:
         """(part, shards it lacks) of a division into `parts`."""
         missing = set(self.missing())
-        lacks = [(part, len(missing.intersection(own_part(len(self.grid), part, parts)))) for part in range(parts)]
+        lacks = [(part, len(missing.intersection(self.plan.part(part, parts)))) for part in range(parts)]
         return [(part, count) for part, count in lacks if count]
 
     def write(self, shard: int, prob: NDArray[np.float32] | None) -> None:
