@@ -1,7 +1,8 @@
 """One run, in two stages that each have a process of their own: train a checkpoint, then score it.
 
-Two processes, so that the peak memory of training and of inference are each measured from a fresh start, and so that a
-checkpoint is kept when scoring fails.
+Two processes, so that the peak memory of either is measured from a fresh start, and so that a checkpoint is kept when
+scoring fails. What the run itself takes stands in its Result under names that begin with `run_`; the cost by which
+configurations are compared is measured apart (`zoo.bench.cost`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from data_recipes.regions import Rect
 from data_recipes.sampling import build_table
 from data_recipes.split import leak_report
 from data_recipes.tiles import TileDataset, fit_contract
+from zoo.bench.cost import measured
 from zoo.bench.floors import FLOORS, FloatMap
 from zoo.bench.plan import RunSpec
 from zoo.bench.result import Result, environment
@@ -76,6 +78,7 @@ def score_stage(spec: RunSpec, folder: Path, trained: dict[str, Any]) -> Result:
     """Predict calibration and test regions, choose the threshold on the former, score the latter."""
     fragments, fold = open_fragments(spec.data), spec.as_fold()
     cost: dict[str, Any] = {}
+    notes: list[str] = []
     if spec.floor:
         predict = FLOORS[spec.model](fragments, fold.train)
         outcome = score(predict, fragments, fold, folder=folder, letter_px=spec.letter_px, fixed=spec.model == "allink")
@@ -83,18 +86,24 @@ def score_stage(spec: RunSpec, folder: Path, trained: dict[str, Any]) -> Result:
         predict = _ModelPredictor(spec, folder)
         outcome = score(predict, fragments, fold, folder=folder, letter_px=spec.letter_px)
         report = trained["report"]
+        figures, notes = measured(folder)
         cost = {
             "parameters": trained["parameters"],
-            "train_bytes": report["peak_bytes"],
-            "train_bytes_reserved": report["peak_reserved"],
-            "memory_kind": report["peak_kind"],
-            "inference_bytes": predict.bytes,
-            "inference_bytes_reserved": predict.bytes_reserved,
-            **{key: report[key] for key in ("steps", "samples", "step_seconds", "precision")},
+            **figures,
+            "budget": predict.config.budget,
+            **{key: report[key] for key in ("steps", "samples", "precision")},
             "train_seconds": report["seconds"],
-            "inference_seconds": predict.seconds,
-            "megapixels_per_second": predict.pixels / 1e6 / predict.seconds,
+            "run_step_seconds": report["step_seconds"],
+            "run_train_bytes": report["peak_bytes"],
+            "run_train_bytes_reserved": report["peak_reserved"],
+            "run_inference_bytes": predict.bytes,
+            "run_inference_bytes_reserved": predict.bytes_reserved,
+            "run_inference_seconds": predict.seconds,
+            "run_inference_pixels": predict.pixels,
+            "run_megapixels_per_second": predict.pixels / 1e6 / predict.seconds,
         }
+        if figures.get("step_flops"):
+            cost["train_flops"] = figures["step_flops"] * report["steps"]
     return Result(
         run_id=spec.run_id,
         status="ok",
@@ -107,7 +116,7 @@ def score_stage(spec: RunSpec, folder: Path, trained: dict[str, Any]) -> Result:
         cost=cost,
         curve=trained["report"]["curve"] if trained else [],
         tiles=trained.get("tiles", {}),
-        notes=trained.get("notes", []),
+        notes=[*trained.get("notes", []), *notes],
         environment=environment(spec.device),
     )
 

@@ -1,4 +1,8 @@
-"""Runs the plan: each stage in a fresh process, finished runs skipped, a failing run recorded and passed over."""
+"""Runs the plan: each stage in a fresh process, finished runs skipped, a failing run recorded and passed over.
+
+The stages of a run are `train`, those of `zoo.bench.cost` unless this configuration has been measured, and `score`. A
+cost that cannot be measured is noted, and the run goes on.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from data_recipes.phantom import cache_folder
+from zoo.bench.cost import STAGES, cost_file, read_cost, stage_file
 from zoo.bench.plan import RunSpec
 from zoo.bench.result import RESULT_FILE, Result, load_result, write_whole
 from zoo.bench.worker import INTERRUPTED, SPEC_FILE, TRAINED_FILE
@@ -128,15 +133,49 @@ def _run(spec: RunSpec, folder: Path) -> Result:
     (folder / RESULT_FILE).unlink(missing_ok=True)
     write_whole(folder / SPEC_FILE, spec.model_dump_json(indent=1))
     trained = spec.floor or (folder / TRAINED_FILE).is_file()  # a run whose scoring failed keeps its checkpoint
-    for stage in ["score"] if trained else ["train", "score"]:
-        code = _child([sys.executable, "-m", "zoo.bench.worker", stage, str(folder)])
-        if code in (INTERRUPTED, -signal.SIGINT):
-            raise KeyboardInterrupt
-        if code and not (folder / RESULT_FILE).is_file():
-            return _killed(spec, folder, stage, code)
-        if code:
-            break
-    return load_result(folder / RESULT_FILE)
+    if not trained and (failed := _stage("train", spec, folder)):
+        return failed
+    if not spec.floor:
+        _measure(spec, folder)
+    return _stage("score", spec, folder) or load_result(folder / RESULT_FILE)
+
+
+def _stage(stage: str, spec: RunSpec, folder: Path) -> Result | None:
+    """Run a stage in a process of its own; a Result where it failed. KeyboardInterrupt where it was interrupted."""
+    code = _worker(stage, folder)
+    if not code:
+        return None
+    return load_result(folder / RESULT_FILE) if (folder / RESULT_FILE).is_file() else _killed(spec, folder, stage, code)
+
+
+def _measure(spec: RunSpec, folder: Path) -> None:
+    """Leave the figures of each stage of the cost, or the reason for none, in a run's folder; see `stage_file`.
+
+    What another run of this configuration has found is copied. What has failed is tried once more by the next run.
+    """
+    kept = cost_file(spec, folder.parents[1])
+    kept.parent.mkdir(exist_ok=True)
+    with FileLock(kept.with_suffix(".lock")):  # two benches at once would measure each other
+        found = read_cost(kept)
+        for stage in STAGES:
+            own = folder / stage_file(stage)
+            own.unlink(missing_ok=True)
+            if stage in found:
+                write_whole(own, json.dumps({"figures": found[stage]}))
+                continue
+            code = _worker(stage, folder)
+            if code and not own.is_file():
+                write_whole(own, json.dumps({"reason": _why(code)}))
+            if not code:
+                found[stage] = read_cost(own)["figures"]
+                write_whole(kept, json.dumps(found, indent=1) + "\n")
+
+
+def _worker(stage: str, folder: Path) -> int:
+    code = _child([sys.executable, "-m", "zoo.bench.worker", stage, str(folder)])
+    if code in (INTERRUPTED, -signal.SIGINT):
+        raise KeyboardInterrupt
+    return code
 
 
 def _child(command: list[str]) -> int:
@@ -156,14 +195,16 @@ def _child(command: list[str]) -> int:
 
 def _killed(spec: RunSpec, folder: Path, stage: str, code: int) -> Result:
     """A Result for a process that left no word."""
-    if code == -signal.SIGKILL:
-        reason = f"{stage}: killed by the system, most likely out of memory; use a smaller --tile or --batch-size"
-    else:
-        reason = f"{stage}: ended with status {code} and no word"
     status = "out_of_memory" if code == -signal.SIGKILL else "failed"
-    result = Result(run_id=spec.run_id, status=status, reason=reason, spec=spec)
+    result = Result(run_id=spec.run_id, status=status, reason=f"{stage}: {_why(code)}", spec=spec)
     result.save(folder)
     return result
+
+
+def _why(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "killed by the system, most likely out of memory; use a smaller --tile or --batch-size"
+    return f"ended with status {code} and no word"
 
 
 def _count_scoring(spec: RunSpec) -> int:

@@ -1,6 +1,7 @@
-"""The process of one stage of one run: `python -m zoo.bench.worker train|score FOLDER`.
+"""The process of one stage of one run: `python -m zoo.bench.worker STAGE FOLDER`.
 
-Reads FOLDER/spec.json and always leaves word: FOLDER/trained.json or FOLDER/result.json, whatever went wrong inside it.
+Stages are `train`, those of `zoo.bench.cost`, and `score`. Each reads FOLDER/spec.json and always leaves word, whatever
+went wrong inside it: FOLDER/trained.json, FOLDER/STAGE.json of a cost, or FOLDER/result.json.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import time
 import traceback
 from pathlib import Path
 
+import psutil
+
+from zoo.bench.cost import STAGES, stage_file
 from zoo.bench.plan import RunSpec
 from zoo.bench.result import Result, Status, write_whole
 from zoo.bench.run import score_stage, train_stage
@@ -24,15 +28,23 @@ _LOOK_SECONDS = 1.0
 
 
 def main(stage: str, folder: Path) -> int:
-    """Run one stage; 0 when it is done, otherwise a Result with the reason has been written."""
+    """Run one stage; 0 when it is done, otherwise the reason has been written."""
     spec = RunSpec.model_validate_json((folder / SPEC_FILE).read_text(encoding="utf-8"))
     status: Status
     try:
         if stage == "train":
-            write_whole(folder / TRAINED_FILE, json.dumps(train_stage(spec, folder)))
+            trained = train_stage(spec, folder)
+            trained["wall_seconds"] = max(_age(), trained["report"]["seconds"])  # of a resumed run, all of its training
+            write_whole(folder / TRAINED_FILE, json.dumps(trained))
+        elif stage in STAGES:
+            from zoo.bench.measure import measure  # loads what scoring a floor does without
+
+            write_whole(folder / stage_file(stage), json.dumps({"figures": measure(stage, spec)}))
         else:
             trained = {} if spec.floor else json.loads((folder / TRAINED_FILE).read_text(encoding="utf-8"))
-            score_stage(spec, folder, trained).save(folder)
+            result = score_stage(spec, folder, trained)
+            result.cost["wall_seconds"] = round(trained.get("wall_seconds", 0.0) + _age(), 3)
+            result.save(folder)
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -43,8 +55,16 @@ def main(stage: str, folder: Path) -> int:
     except Exception as error:  # a fault of ours or of a model: the log keeps the traceback, the bench goes on
         status, reason, code = "failed", f"{type(error).__name__}: {error}", 1
         traceback.print_exc()
-    Result(run_id=spec.run_id, status=status, reason=reason, spec=spec).save(folder)
+    if stage in STAGES:  # the run goes on without its figures
+        write_whole(folder / stage_file(stage), json.dumps({"reason": reason}))
+    else:
+        Result(run_id=spec.run_id, status=status, reason=reason, spec=spec).save(folder)
     return code
+
+
+def _age() -> float:
+    """Seconds since this process was started."""
+    return time.time() - psutil.Process().create_time()
 
 
 def _stop_when_left_alone() -> None:
