@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from tests.zoo.page_example import spec as a_spec
-from zoo.bench import energy, runner, worker
+from zoo.bench import energy, expect, runner, worker
 from zoo.bench.cost import INFERENCE, STAGES, TRAINING, batches_that_fit, cost_file, measured, predicting, stage_file
 from zoo.bench.measure import Repeats, _spread, _timed, measure
 from zoo.bench.plan import RunSpec
-from zoo.bench.result import write_whole
+from zoo.bench.result import Result, write_whole
 from zoo.cost import count_step_flops, weightless
 from zoo.predict.grid import Axis
 from zoo.registry import create_model
@@ -26,7 +27,9 @@ TRAIN = {"steps": 2, "batch_size": 4, "loss": "bce+dice", "precision": "fp32"}
 
 
 def spec(**changed: Any) -> RunSpec:
-    return a_spec("depthcnn_tiny", "a", (64, 64), **{"options": {"width": 4}, "train": TRAIN, "version": "1", **changed})
+    return a_spec(
+        "depthcnn_tiny", "a", (64, 64), **{"options": {"width": 4}, "train": TRAIN, "version": "1", **changed}
+    )
 
 
 def test_inference_is_measured_in_time_memory_and_whole_fragments() -> None:
@@ -137,6 +140,70 @@ def test_a_stage_of_the_cost_that_fails_leaves_its_reason_and_no_result(tmp_path
     assert sorted(path.name for path in tmp_path.glob("*.json")) == ["cost-training.json", "spec.json"]
     _, notes = measured(tmp_path)
     assert "unknown option 'widht'" in notes[0]
+
+
+RATES = {"step_seconds": 0.5, "step_flops": 10**9, "megapixels_per_second": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"),
+    [({"steps": 6}, 3.0), ({"tiles_seen": 9}, 1.5), ({"minutes": 2}, 120.0), ({"flops": 2.5e9}, 1.5)],
+    ids=lambda value: str(value),
+)
+def test_a_run_is_expected_to_take_its_budget_and_its_prediction(budget: dict[str, Any], seconds: float) -> None:
+    run = spec(train={"batch_size": 4, **budget}, calibration_rects={"a": [(0, 50, 0, 20), (60, 70, 0, 100)]})
+    pixels = 50 * 20 + 10 * 100 + 64 * 64
+    assert expect._seconds(run, RATES) == pytest.approx(seconds + pixels / 1e6 / 0.01)
+    assert expect._by(spec(train={"flops": 1e9}), {**RATES, "step_flops": None}, expect.COST).seconds is None
+
+
+def test_expected_time_is_told_by_earlier_runs_then_by_cost_then_by_a_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, wall in enumerate((10.0, 30.0, 20.0)):
+        run = spec(seed=seed)
+        done = Result(run_id=run.run_id, status="ok", spec=run, cost={"wall_seconds": wall})
+        done.save(tmp_path / "runs" / run.run_id)
+    failed = spec(seed=4)
+    Result(run_id=failed.run_id, status="failed", spec=failed).save(tmp_path / "runs" / failed.run_id)
+    measured_one = spec(tile=64)
+    place = cost_file(measured_one, tmp_path)
+    place.parent.mkdir()
+    write_whole(place, json.dumps({INFERENCE: {"megapixels_per_second": 0.01}, TRAINING: RATES}))
+    tries: list[int] = []
+
+    def once(run: RunSpec) -> dict[str, Any]:
+        tries.append(run.depth)
+        return RATES if run.depth == 2 else {"reason": "no room"}
+
+    monkeypatch.setattr(expect, "_try", once)
+    runs = [
+        spec(),
+        failed,
+        measured_one,
+        spec(depth=2),
+        spec(depth=2, seed=1),
+        spec(depth=3),
+        a_spec("allink", "a", (64, 64)),
+    ]
+    expect.print_plan(runs, tmp_path, Console(width=150), here=True)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in said[:7]] == [
+        "finished before, kept",
+        "about 20 s",
+        "about 1 s",
+        "about 1 s",
+        "about 1 s",
+        "not known: no room",
+        "a floor: seconds",
+    ]
+    assert (
+        "expected: 24 s one after another (1 by earlier runs of the configuration; 1 by its measured cost; 2 by"
+        in said[8]
+    )
+    assert tries == [2, 3], "one try a configuration"
+    (elsewhere,) = expect.expect([spec(depth=2)], tmp_path, here=False)
+    assert elsewhere == expect.Expected(None, "not known: its machine is not this one")
 
 
 class Driver:

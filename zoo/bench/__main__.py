@@ -34,8 +34,12 @@ class BenchOptions:
     """Folds of the split to run, from 0. Default: the suite's, or all."""
     steps: int | None = None
     """Budget of training a run, in steps."""
+    tiles_seen: int | None = None
+    """The same in tiles seen, each as often as it is seen. One budget may be given."""
     minutes: float | None = None
-    """Budget of training a run, in minutes instead of steps."""
+    """The same in minutes."""
+    flops: float | None = None
+    """The same in counted FLOPs of training, such as 1e15."""
     tile: int | None = None
     """Side of a tile, px."""
     depth: int | None = None
@@ -63,7 +67,7 @@ class BenchOptions:
     list_all: Annotated[bool, arg(name="list")] = False
     """List the suites and the models, and stop."""
     dry_run: bool = False
-    """Print the runs, and stop."""
+    """Print the runs and the time that they will take, and stop. What was never measured is tried, for seconds."""
 
 
 def main() -> int:

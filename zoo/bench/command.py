@@ -18,6 +18,7 @@ from data_recipes.files import check_writable
 from data_recipes.fragment import Fragment, absolute_data, open_fragments, refuse_test_phantoms
 from data_recipes.schema import describe
 from zoo.bench.cluster import cluster_device, run_all_on_cluster
+from zoo.bench.expect import print_plan
 from zoo.bench.figures import panels, quality_against_memory
 from zoo.bench.leaderboard import Row, build_rows, rich_table, write_leaderboard
 from zoo.bench.page import write_page
@@ -29,7 +30,7 @@ from zoo.configs import list_configs
 from zoo.device import resolve_device
 from zoo.registry import list_families, list_models, model_card
 from zoo.significance import LETTER_PITCH
-from zoo.train.config import TrainConfig
+from zoo.train.config import BUDGET, TrainConfig
 
 if TYPE_CHECKING:
     from zoo.bench.__main__ import BenchOptions
@@ -73,6 +74,7 @@ def bench(options: BenchOptions) -> int:
         about = f"the settings of {suite.name} on other data than its own; the scores it states do not apply"
     _announce(console, suite, specs, fragments, device, out, about)
     if options.dry_run:
+        print_plan(specs, out, console, here=not on_cluster)
         return 0
     try:
         with _sigterm_as_interrupt():
@@ -202,9 +204,12 @@ def _fit_depth(suite: Suite, options: BenchOptions, fragments: dict[str, Fragmen
 
 
 def _train_overrides(options: BenchOptions) -> dict[str, Any]:
-    if options.steps is not None and options.minutes is not None:
-        raise ValueError("give --steps or --minutes, not both")
-    keys = ("steps", "minutes", "batch_size", "loss", "precision")
+    budget = [f"--{key.replace('_', '-')} {value}" for key in BUDGET if (value := getattr(options, key)) is not None]
+    if len(budget) > 1:
+        raise ValueError(
+            f"the budget is one of --steps, --tiles-seen, --minutes or --flops; got {' and '.join(budget)}"
+        )
+    keys = (*BUDGET, "batch_size", "loss", "precision")
     return {key: getattr(options, key) for key in keys if getattr(options, key) is not None}
 
 
