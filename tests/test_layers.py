@@ -17,7 +17,7 @@ LEAVES = {"zoo.card", "zoo.configs", "zoo.metrics", "zoo.degrade", "zoo.device",
 LEAVES |= {"zoo.ink_map", "zoo.cluster", "zoo.surface_dice"}
 MODEL = {"zoo.card", "zoo.models"}
 LIBRARY = LEAVES | MODEL | {"zoo", "zoo.registry", "zoo.losses", "zoo.significance", "zoo.document_metrics"}
-LIBRARY |= {"zoo.adapter", "zoo.checkpoint", "zoo.cost"}
+LIBRARY |= {"zoo.adapter", "zoo.checkpoint", "zoo.cost", "zoo.nulls"}
 COMMANDS = {"zoo.train", "zoo.predict", "zoo.evaluate", "zoo.explain"}
 ALLOWED: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "zoo.losses": MODEL,
     "zoo.cost": MODEL,
     "zoo.significance": {"zoo.metrics"},
+    "zoo.nulls": {"zoo.metrics", "zoo.significance"},
     "zoo.document_metrics": {"zoo.metrics", "zoo.surface_dice"},
     "zoo.registry": MODEL | {"zoo.configs"},
     "zoo.adapter": MODEL,

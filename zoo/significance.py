@@ -1,4 +1,4 @@
-"""Could it be chance, or the layout? Paired bootstraps over blocks of a letter's size, and the torus null.
+"""Could it be chance? Paired differences that know how runs scatter over seeds and folds, and blocks over the map.
 
 The unit that is resampled is a block of at least a letter's pitch, never a pixel: neighbouring pixels say the same
 thing. Models are compared by the interval of their paired difference, never by whether their own intervals overlap.
@@ -6,20 +6,24 @@ thing. Models are compared by the interval of their paired difference, never by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
-from zoo.metrics import BlockScores, as_maps, auc, block_scores, block_sum
+from zoo.metrics import BlockScores, as_maps, auc, block_sum
 
 LETTER_PITCH = 256
 MAX_LEVELS = 2048
+RESAMPLES = 1000
+_SEED = 20230412
 
 
 class PairedInterval(NamedTuple):
-    """Difference a − b on all blocks, its 95 % percentile interval, two-sided p, and how many blocks it rests on.
+    """Difference a − b, its 95 % interval, two-sided p, and how many blocks it rests on.
 
     `n_blocks` counts those where anything was at stake; below 30 nothing should be ranked by it.
     """
@@ -29,6 +33,23 @@ class PairedInterval(NamedTuple):
     hi: float
     n_blocks: int
     p: float = 1.0
+
+
+class Scores(NamedTuple):
+    """A configuration's score in every run of a bench, and what each fold's would be on other blocks.
+
+    Attributes:
+        runs: (folds, seeds); its mean is the configuration's score.
+        resampled: (folds, n), each the mean over a fold's seeds on a resample of its blocks, for all configurations
+            the same; NaN where a resample has no score.
+        staked: (blocks of all folds,) bool: where a block could have changed the score.
+        truth: (blocks of all folds,) ink in each, by which it is seen that two configurations were scored on the same.
+    """
+
+    runs: NDArray[np.float64]
+    resampled: NDArray[np.float64]
+    staked: NDArray[np.bool_]
+    truth: NDArray[np.int64]
 
 
 def letter_blocks(
@@ -69,93 +90,168 @@ def dice_of(counts: ArrayLike) -> NDArray[np.float64]:
     return np.where(whole > 0, 2 * tp / np.where(whole > 0, whole, 1), 1.0)
 
 
-def dice_interval(blocks: ArrayLike, *, seed: int, n: int = 4000, level: float = 0.95) -> tuple[float, float]:
-    """Interval of one model's own Dice, blocks and seeds resampled; (blocks, 3) or (seeds, blocks, 3). For show only:
-    models are compared by their paired difference."""
-    counts = _per_seed(blocks)
-    lo, hi = np.quantile(_dice_draws(counts, *_draws(counts.shape[1], len(counts), n, seed)), _ends(level))
-    return float(lo), float(hi)
-
-
-def paired_bootstrap(
-    blocks_a: ArrayLike, blocks_b: ArrayLike, *, seed: int, n: int = 4000, level: float = 0.95
-) -> PairedInterval:
-    """Difference of Dice, a − b, with the interval from resampling blocks and seeds, the same ones for both.
-
-    With one seed the interval knows nothing of how much training itself scatters.
+def dice_scores(folds: Sequence[ArrayLike], *, n: int = RESAMPLES, seed: int = _SEED) -> Scores:
+    """Dice of every run, and on resampled letter blocks.
 
     Args:
-        blocks_a, blocks_b: (blocks, 3) or (seeds, blocks, 3) each, from `letter_blocks` of the same regions. The Dice
-            of several seeds is the mean of theirs.
-        seed: of the resampling.
-        n: resamples.
-
-    Raises:
-        ValueError: the two do not hold the same blocks (their ink, TP + FN, differs).
+        folds: of each fold (seeds, blocks, 3), or (blocks, 3) of one seed: TP, FP, FN from `letter_blocks`.
+        n, seed: of the resampling.
     """
-    a, b = _per_seed(blocks_a), _per_seed(blocks_b)
-    if a.shape != b.shape or a.shape[-1] != 3 or (a[..., 0] + a[..., 2] != b[..., 0] + b[..., 2]).any():
-        raise ValueError(
-            f"blocks {a.shape} and {b.shape} are not pairs: (blocks, 3) of the same regions and label are expected"
-        )
-    stake = np.concatenate([a, b]).any((0, 2))
-    if not stake.any():
-        return PairedInterval(np.nan, np.nan, np.nan, 0)
-    a, b = a[:, stake], b[:, stake]
-    times, chosen = _draws(a.shape[1], len(a), n, seed)
-    draws = _dice_draws(a, times, chosen) - _dice_draws(b, times, chosen)
-    diff = float((dice_of(a.sum(1)) - dice_of(b.sum(1))).mean())
-    return _interval(diff, draws, a.shape[1], level)
+    counts = [_per_seed(fold) for fold in folds]
+    resampled = []
+    for number, of_fold in enumerate(counts):
+        times = _times(of_fold.shape[1], n, seed, number)
+        resampled.append(np.mean([dice_of(times @ of_seed) for of_seed in of_fold], 0))
+    return Scores(
+        np.stack([dice_of(of_fold.sum(1)) for of_fold in counts]),
+        np.stack(resampled),
+        np.concatenate([of_fold.any((0, 2)) for of_fold in counts]),
+        np.concatenate([of_fold[0, :, 0] + of_fold[0, :, 2] for of_fold in counts]),
+    )
 
 
-def paired_auc_bootstrap(
-    a: BlockScores | Sequence[BlockScores],
-    b: BlockScores | Sequence[BlockScores],
+def auc_scores(
+    folds: Sequence[Sequence[BlockScores]],
     *,
-    seed: int,
-    n: int = 4000,
     block: int = 16,
     pitch: int = LETTER_PITCH,
-    level: float = 0.95,
-) -> PairedInterval:
-    """Difference of block AUC, a − b, with the interval from resampling squares of `pitch` px, the same for both.
+    n: int = RESAMPLES,
+    seed: int = _SEED,
+) -> Scores:
+    """AUC of `block_scores` of every run, and on resampled squares of `pitch` px.
 
     Args:
-        a, b: `block_scores` of two models on the same region, with `block` px a block; one each, or one for each seed.
+        folds: of each fold one entry a seed, all of the same region.
+        block: px of the side of one of their blocks.
         pitch: side of the squares, at least a letter's pitch, px.
+        n, seed: of the resampling.
 
     Raises:
-        ValueError: the two do not hold the same blocks.
+        ValueError: the seeds of a fold were not scored on the same blocks; a pitch smaller than a block.
     """
-    ours, theirs = ([x] if isinstance(x, BlockScores) else list(x) for x in (a, b))
-    first = ours[0]
-    for other in (*ours, *theirs):
-        if len(first.ink) != len(other.ink) or any((x != y).any() for x, y in zip(first[1:], other[1:], strict=True)):
-            raise ValueError(
-                f"{len(first.ink)} and {len(other.ink)} block scores are not pairs: the same region and label expected"
-            )
-    if pitch < block or len(ours) != len(theirs):
+    if pitch < block:
+        raise ValueError(f"pitch {pitch} px is smaller than a block of {block} px")
+    runs, resampled, staked, truth = [], [], [], []
+    for number, seeds in enumerate(folds):
+        first = seeds[0]
+        if any(len(x.ink) != len(first.ink) or (x.ink != first.ink).any() for x in seeds):
+            raise ValueError(f"the seeds of fold {number} were not scored on the same blocks")
+        per = pitch // block
+        _, group = np.unique(np.stack([first.row // per, first.col // per]), axis=1, return_inverse=True)
+        group = group.reshape(-1)
+        groups = int(group.max(initial=-1)) + 1
+        times = _times(groups, n, seed, number).astype(float)
+        ink, blank = np.bincount(group, first.ink, groups), np.bincount(group, ~first.ink, groups)
+        pairs = (times @ ink) * (times @ blank)
+        wins = np.mean([_wins(x.score, x.ink, group, groups) for x in seeds], 0)
+        with np.errstate(invalid="ignore"):  # a resample may lack a class: NaN
+            resampled.append(((times @ wins) * times).sum(1) / pairs)
+        runs.append([auc(x.score, x.ink) for x in seeds])
+        staked.append(np.ones(groups, bool))
+        truth.append(ink.astype(np.int64))
+    return Scores(np.array(runs), np.stack(resampled), np.concatenate(staked), np.concatenate(truth))
+
+
+class Scatter(NamedTuple):
+    """How trained configurations scatter in a bench, beyond what they share: variances and their degrees of freedom.
+
+    Attributes:
+        seeds: of a run about the mean of its fold's seeds.
+        folds: of a fold's mean about what its configuration and that fold lead one to expect: how differently models
+            get on with different folds.
+    """
+
+    seeds: float = 0.0
+    seeds_freedom: int = 0
+    folds: float = 0.0
+    folds_freedom: int = 0
+
+
+def scatter(scores: Sequence[Scores]) -> Scatter:
+    """The scatter of configurations with the same folds and seeds, over all of them: three folds and seeds of two
+    models alone say too little of it (methods: two-way layout with interaction, folds × configurations)."""
+    if not scores:
+        return Scatter()
+    runs = np.stack([one.runs for one in scores])  # (configurations, folds, seeds)
+    models, folds, seeds = runs.shape
+    means = runs.mean(2)
+    unexpected = means - means.mean(0) - means.mean(1, keepdims=True) + means.mean()
+    freedom = (models - 1) * (folds - 1)
+    return Scatter(
+        float(runs.var(2, ddof=1).mean()) if seeds > 1 else 0.0,
+        models * folds * (seeds - 1),
+        float((unexpected**2).sum()) / freedom if freedom else 0.0,
+        freedom,
+    )
+
+
+def paired(a: Scores, b: Scores, among: Scatter | None = None, *, level: float = 0.95) -> PairedInterval:
+    """The difference of two configurations, a − b, over the same folds, seeds and blocks.
+
+    Its interval is Student's t on the variance of the mean over runs:
+
+    - one fold: what resampling the blocks gives, plus what the seeds scatter (degrees of freedom by Welch and
+      Satterthwaite; with one seed the blocks' alone);
+    - several folds: that, or what the difference scatters over the folds, or what all configurations scatter over them
+      beyond what they share, whichever is largest, with the degrees of freedom of the last, (M − 1)(F − 1) for M
+      configurations and F folds.
+
+    So few runs say little of how they scatter: a pair that scatters less than the others is taken to scatter like
+    them, one that scatters more like itself. How often that errs: `benchmarks/calibration.py`.
+
+    Args:
+        among: scatter of all trained configurations of the bench; by default of these two.
+
+    Raises:
+        ValueError: the two were not scored on the same runs and blocks.
+    """
+    if a.runs.shape != b.runs.shape or a.truth.shape != b.truth.shape or (a.truth != b.truth).any():
         raise ValueError(
-            f"pitch {pitch} px is smaller than a block of {block} px, or {len(ours)} ≠ {len(theirs)} seeds"
+            f"scores of {a.runs.shape} runs on {len(a.truth)} blocks and of {b.runs.shape} on {len(b.truth)} are not "
+            "pairs: the same folds, seeds, regions and label are expected"
         )
-    per = pitch // block
-    _, group = np.unique(np.stack([first.row // per, first.col // per]), axis=1, return_inverse=True)
-    group = group.reshape(-1)
-    groups = int(group.max(initial=-1)) + 1
-    if not (first.ink.any() and not first.ink.all()):
-        return PairedInterval(np.nan, np.nan, np.nan, groups)
-    times, chosen = _draws(groups, len(ours), n, seed)
-    times = times.astype(float)
-    ink, blank = np.bincount(group, first.ink, groups), np.bincount(group, ~first.ink, groups)
-    pairs = (times @ ink) * (times @ blank)
-    kept = pairs > 0  # a resample may lack a class
+    among = among or scatter([a, b])
+    own = _of_seeds(a) + _of_seeds(b)
+    of_seeds = max(own, 2 * among.seeds) / a.runs.size
+    blocks = int((a.staked | b.staked).sum())
+    return _interval(a.runs - b.runs, a.resampled - b.resampled, of_seeds, 2 * among.folds, among, blocks, level)
 
-    def draws(of_seeds: list[BlockScores]) -> NDArray[np.float64]:
-        wins = [((times @ _wins(x.score, x.ink, group, groups)) * times).sum(1) for x in of_seeds]
-        return (np.stack(wins, 1) * chosen).sum(1)[kept] / len(of_seeds) / pairs[kept]
 
-    diff = float(np.mean([auc(x.score, x.ink) - auc(y.score, y.ink) for x, y in zip(ours, theirs, strict=True)]))
-    return _interval(diff, draws(ours) - draws(theirs), groups, level)
+def score_interval(scores: Scores, *, level: float = 0.95) -> PairedInterval:
+    """A configuration's own score with its interval, for show: models are compared by their paired difference."""
+    of_seeds = _of_seeds(scores) / scores.runs.size
+    alone = scatter([scores])
+    return _interval(scores.runs, scores.resampled, of_seeds, 0.0, alone, int(scores.staked.sum()), level)
+
+
+def _of_seeds(scores: Scores) -> float:
+    """Variance of a run about the mean of its fold's seeds."""
+    return float(scores.runs.var(1, ddof=1).mean()) if scores.runs.shape[1] > 1 else 0.0
+
+
+def _interval(
+    runs: NDArray, resampled: NDArray, of_seeds: float, of_folds: float, among: Scatter, blocks: int, level: float
+) -> PairedInterval:
+    """The interval of the mean of (folds, seeds) runs. `of_seeds`: what seeds add to the variance of that mean;
+    `of_folds`: variance of a fold's mean."""
+    score, folds = float(runs.mean()), len(runs)
+    if not blocks or math.isnan(score):
+        return PairedInterval(math.nan, math.nan, math.nan, blocks)
+    of_blocks = float(np.nanvar(resampled, 1, ddof=1).sum()) / folds**2
+    variance = of_seeds + of_blocks
+    if folds > 1:
+        variance = max(variance, of_folds / folds, float(runs.mean(1).var(ddof=1)) / folds)
+        freedom = max(among.folds_freedom, folds - 1)
+    else:
+        parts = [(of_seeds, max(among.seeds_freedom, 1)), (of_blocks, max(blocks - 1, 1))]
+        spread = sum(part**2 / its_freedom for part, its_freedom in parts)
+        freedom = variance**2 / spread if spread else 1.0
+    error = math.sqrt(variance)
+    if not error:
+        return PairedInterval(score, score, score, blocks, float(score == 0))
+    reach = error * float(stats.t.ppf((1 + level) / 2, freedom))
+    p = float(2 * stats.t.sf(abs(score) / error, freedom))
+    return PairedInterval(score, score - reach, score + reach, blocks, p)
 
 
 def _wins(score: NDArray, ink: NDArray, group: NDArray, groups: int) -> NDArray[np.float64]:
@@ -181,100 +277,7 @@ def _per_seed(blocks: ArrayLike) -> NDArray:
     return counts[None] if counts.ndim == 2 else counts
 
 
-def _draws(blocks: int, seeds: int, n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How often each block, (n, blocks), and each seed, (n, seeds), was drawn."""
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=n)
-    return times, rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=n)
-
-
-def _dice_draws(counts: NDArray, times: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-    dice = np.stack([dice_of(times @ of_seed) for of_seed in counts], 1)
-    return (dice * chosen).sum(1) / len(counts)
-
-
-def _ends(level: float) -> tuple[float, float]:
-    return (1 - level) / 2, (1 + level) / 2
-
-
-def _interval(diff: float, draws: NDArray, blocks: int, level: float) -> PairedInterval:
-    if not draws.size:
-        return PairedInterval(diff, np.nan, np.nan, blocks)
-    lo, hi = np.quantile(draws, _ends(level))
-    # The +1 keeps p from being exactly zero: it cannot be known finer than the number of draws.
-    tail = min((draws <= 0).sum(), (draws >= 0).sum())
-    p = min(1.0, 2 * (tail + 1) / (len(draws) + 1))
-    return PairedInterval(diff, float(lo), float(hi), blocks, float(p))
-
-
-def torus_null(
-    prob: ArrayLike,
-    label: ArrayLike,
-    mask: ArrayLike | None,
-    *,
-    min_shift: int = LETTER_PITCH,
-    n: int = 200,
-    seed: int = 0,
-    block: int = 16,
-    threshold: float | None = None,
-) -> NDArray[np.float64]:
-    """Scores of the same map shifted around the torus: what a map of this texture reaches without reading anything.
-
-    The score is the AUC of blocks (compare with `auc` of `block_scores`), or with a threshold the Dice of pixels
-    (compare with `InkHistogram.dice`). Shifts are whole blocks, drawn without repeats, `min_shift` px or more away on
-    at least one axis, both ways round. What counts is supervised both where the label lies and where the shifted
-    prediction came from. A claim must exceed the 97.5th percentile.
-
-    Returns:
-        (n,) or fewer where the region has fewer such shifts; NaN where the overlap lacks a class
-        (hence `np.nanquantile`).
-
-    Raises:
-        ValueError: the region is too small for any such shift.
-    """
-    prob, label, mask = as_maps(prob, label, mask)
-    shifts = _shifts(prob.shape, min_shift, n, seed, block)
-    if threshold is not None:
-        predicted, ink = mask & (prob >= threshold), mask & (label > 0)
-        return np.array([_shifted_dice(predicted, ink, mask, y * block, x * block) for y, x in shifts])
-    blocks = block_scores(prob, label, mask, block=block)
-    shape = tuple(-(-side // block) for side in prob.shape)
-    held, ink, rank = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, np.int64)
-    held[blocks.row, blocks.col] = True
-    ink[blocks.row, blocks.col] = blocks.ink
-    # Shifting does not change the order of the scores: sorted once, counted at each shift.
-    levels, order = np.unique(blocks.score, return_inverse=True)
-    rank[blocks.row, blocks.col] = order.reshape(-1)
-    nulls = []
-    for shift in shifts:
-        both = held & np.roll(held, shift, (0, 1))
-        ranks, truth = np.roll(rank, shift, (0, 1))[both], ink[both]
-        hits, misses = (
-            np.bincount(ranks[truth], minlength=len(levels)),
-            np.bincount(ranks[~truth], minlength=len(levels)),
-        )
-        pairs = float(hits.sum()) * float(misses.sum())
-        nulls.append((hits * (misses.cumsum() - misses / 2)).sum() / pairs if pairs else np.nan)
-    return np.array(nulls)
-
-
-def _shifts(shape: tuple[int, ...], min_shift: int, n: int, seed: int, block: int) -> list[tuple[int, int]]:
-    """Up to n distinct (rows, columns) shifts in blocks, at least `min_shift` px away around the torus."""
-    rows, cols = (-(-side // block) for side in shape)
-    y, x = np.mgrid[:rows, :cols]
-    away = np.maximum(np.minimum(y, rows - y), np.minimum(x, cols - x)) * block
-    allowed = np.flatnonzero(away.ravel() >= max(min_shift, 1))
-    if not allowed.size:
-        raise ValueError(
-            f"a region of {shape[0]}×{shape[1]} px has no shift of {min_shift} px around the torus; "
-            f"the largest is {int(away.max(initial=0))}: lower min_shift or take a larger region"
-        )
-    drawn = np.random.default_rng(seed).permutation(allowed)[:n]
-    return [(int(shift) // cols, int(shift) % cols) for shift in drawn]
-
-
-def _shifted_dice(predicted: NDArray, ink: NDArray, mask: NDArray, dy: int, dx: int) -> float:
-    both = mask & np.roll(mask, (dy, dx), (0, 1))
-    moved, truth = np.roll(predicted, (dy, dx), (0, 1)) & both, ink & both
-    tp = np.count_nonzero(moved & truth)
-    return float(dice_of([tp, np.count_nonzero(moved) - tp, np.count_nonzero(truth) - tp]))
+def _times(blocks: int, n: int, seed: int, fold: int) -> NDArray[np.int64]:
+    """(n, blocks): how often each block was drawn."""
+    rng = np.random.default_rng([seed, fold])
+    return rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=n) if blocks else np.zeros((n, 0), np.int64)

@@ -179,7 +179,15 @@ def rows(results: Sequence[Result]) -> list[Row]:
             group, leader = group + 1, value
         above = {floor: interval(value - (dice[floor] or 0)) for floor in floors if floor != label}
         standings[label] = Standing(
-            label, value, value - 0.02, value + 0.015, True, group, interval(leader - value), above, above
+            label,
+            value,
+            value - 0.02,
+            value + 0.015,
+            True,
+            None if label in FLOORS else group,
+            interval(leader - value),
+            above,
+            above,
         )
     return sorted((row_of(label, own, standings.get(label), floors) for label, own in runs.items()), key=place)
 

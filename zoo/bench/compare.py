@@ -1,26 +1,36 @@
-"""Where configurations stand: ranked by Dice, told apart by paired differences over blocks and seeds.
+"""Where configurations stand: ranked by Dice, told apart by paired differences over runs and blocks.
 
-Two configurations are compared on the same blocks and seeds (`zoo.significance`); whoever lacks a run of the others'
-folds and seeds is shown, but neither ranked nor compared.
+Two configurations are compared on the same folds, seeds and blocks (`zoo.significance`); whoever lacks a run that
+others have is shown, but neither ranked nor compared.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.bench.result import Result
-from zoo.bench.score import AUC_BLOCK, BLOCK_FILE, ROW_STRIDE
+from zoo.bench.score import AUC_BLOCK, BLOCK_FILE
 from zoo.metrics import BlockScores
-from zoo.significance import PairedInterval, dice_interval, dice_of, paired_auc_bootstrap, paired_bootstrap
+from zoo.significance import (
+    PairedInterval,
+    Scatter,
+    Scores,
+    auc_scores,
+    dice_of,
+    dice_scores,
+    paired,
+    scatter,
+    score_interval,
+)
 
-MIN_BLOCKS = 30  # with fewer the bootstrap interval is too short to be trusted, and no rank is given
-_SEED = 20230412
+MIN_BLOCKS = 30  # with fewer the resampling says too little, and no rank is given
 
 Key = tuple[str, int]
 """Fold and seed."""
@@ -36,68 +46,81 @@ class Scored:
 
 @dataclass
 class Standing:
-    """Where a configuration ends up."""
+    """Where a configuration ends up. `dice` is the mean over its runs; the interval is its own, for show."""
 
     label: str
     dice: float
-    low: float
-    high: float
-    complete: bool  # it has every fold and seed that any configuration has
-    group: int | None = None  # 1 is the leader's; None where no rank can be given
+    low: float | None = None
+    high: float | None = None
+    complete: bool = True  # it has every fold and seed that any configuration has
+    group: int | None = None  # 1 is the leader's; None for a floor, and where no rank can be given
     to_leader: PairedInterval | None = None
     above: dict[str, PairedInterval] = field(default_factory=dict)  # floor -> difference of Dice to it
     above_auc: dict[str, PairedInterval] = field(default_factory=dict)  # floor -> difference of block AUC to it
 
 
 def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> list[Standing]:
-    """Rank the configurations of finished runs by Dice.
-
-    A configuration is in the leader's group unless it differs from the leader at 5 % after Holm's correction over all
-    comparisons with the leader; the next group is formed against its own first in the same way. No group is given
-    where fewer than 30 letter blocks hold ink or are called ink by a model that is no floor.
-    """
+    """Rank the configurations of finished runs by Dice, and hold each against every floor."""
     scored = _load(results, out)
-    every = {key for runs in scored.values() for key in runs}
-    counts = {label: _counts(runs) for label, runs in scored.items()}
-    rows = [
-        Standing(
-            label,
-            float(dice_of(per_seed.sum(1)).mean()),
-            *dice_interval(per_seed, seed=_SEED),
-            complete=scored[label].keys() == every,
-        )
-        for label, per_seed in counts.items()
-    ]
-    rows.sort(key=lambda row: -row.dice)
-    compared = [row for row in rows if row.complete]
-    models = [counts[row.label] for row in compared if row.label not in floors]
-    if models and int(np.any([m.any((0, 2)) for m in models], axis=0).sum()) >= MIN_BLOCKS:
-        _group(compared, counts)
+    folds, seeds = (sorted({key[part] for runs in scored.values() for key in runs}) for part in (0, 1))
+    every = {(fold, seed) for fold in folds for seed in seeds}
+    trained = {result.spec.label for result in results if not result.spec.floor}
     pitch = max((result.spec.letter_px for result in results), default=AUC_BLOCK)
-    blocks = {row.label: _blocks(scored[row.label]) for row in compared}
-    for row in compared:
-        for floor in (floor for floor in floors if floor in blocks and floor != row.label):
-            row.above[floor] = paired_bootstrap(counts[row.label], counts[floor], seed=_SEED)
-            row.above_auc[floor] = paired_auc_bootstrap(
-                blocks[row.label], blocks[floor], seed=_SEED, block=AUC_BLOCK, pitch=pitch
-            )
+    rows, dice, auc = [], {}, {}
+    for label, runs in scored.items():
+        row = Standing(label, float(np.mean([dice_of(run.counts.sum(0)) for run in runs.values()])))
+        row.complete = runs.keys() == every
+        rows.append(row)
+        if row.complete:
+            grid = [[runs[fold, seed] for seed in seeds] for fold in folds]
+            dice[label] = dice_scores([np.stack([run.counts for run in of_fold]) for of_fold in grid])
+            auc[label] = auc_scores([[run.blocks for run in of_fold] for of_fold in grid], pitch=pitch)
+            _, row.low, row.high, *_ = score_interval(dice[label])
+    rows.sort(key=lambda row: -row.dice)
+    by_label = {row.label: row for row in rows}
+    contenders = {label: one for label, one in dice.items() if label not in floors}
+    groups = rank(contenders, scatter([one for label, one in dice.items() if label in trained]))
+    for label, (group, to_leader) in groups.items():
+        by_label[label].group, by_label[label].to_leader = group, to_leader
+    for label in dice:
+        by_label[label].above = _above(label, dice, floors, trained)
+        by_label[label].above_auc = _above(label, auc, floors, trained)
     return rows
 
 
-def _group(rows: list[Standing], counts: dict[str, NDArray[np.int64]]) -> None:
-    group, left = 1, rows
+def _above(
+    label: str, scores: Mapping[str, Scores], floors: Sequence[str], trained: set[str]
+) -> dict[str, PairedInterval]:
+    """Difference of a configuration to each floor but itself."""
+    among = scatter([one for name, one in scores.items() if name in trained])
+    others = [floor for floor in floors if floor in scores and floor != label]
+    return {floor: paired(scores[label], scores[floor], among) for floor in others}
+
+
+def rank(scores: Mapping[str, Scores], among: Scatter) -> dict[str, tuple[int, PairedInterval | None]]:
+    """Group of each configuration, and the leader's difference to it; nothing where there are too few blocks.
+
+    All pairs are compared, with Holm's correction at 5 % over all of them. A configuration is in the leader's group
+    unless it differs from the leader; the next group is formed by the first of those left in the same way. No group is
+    given where fewer than 30 letter blocks hold ink or are called ink by any of them.
+
+    Args:
+        among: the scatter of all that were trained, floors too.
+    """
+    if not scores or int(np.any([one.staked for one in scores.values()], axis=0).sum()) < MIN_BLOCKS:
+        return {}
+    order = sorted(scores, key=lambda label: -scores[label].runs.mean())
+    pairs = list(combinations(order, 2))
+    differences = [paired(scores[a], scores[b], among) for a, b in pairs]
+    apart = dict(zip(pairs, holm([difference.p for difference in differences]), strict=True))
+    to_leader = {b: found for (a, b), found in zip(pairs, differences, strict=True) if a == order[0]}
+    groups: dict[str, tuple[int, PairedInterval | None]] = {}
+    left, group = order, 1
     while left:
-        leader, *others = left
-        against = [paired_bootstrap(counts[leader.label], counts[row.label], seed=_SEED) for row in others]
-        differs = holm([difference.p for difference in against])
-        leader.group = group
-        for row, difference, apart in zip(others, against, differs, strict=True):
-            if group == 1:
-                row.to_leader = difference
-            if not apart:
-                row.group = group
-        left = [row for row, apart in zip(others, differs, strict=True) if apart]
-        group += 1
+        tied = [label for label in left if label == left[0] or not apart[left[0], label]]
+        groups |= {label: (group, to_leader.get(label)) for label in tied}
+        left, group = [label for label in left if label not in tied], group + 1
+    return groups
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
@@ -118,29 +141,3 @@ def _load(results: Sequence[Result], out: Path) -> dict[str, dict[Key, Scored]]:
                 blocks = BlockScores(saved["score"], saved["ink"], saved["row"], saved["col"])
                 scored[result.spec.label][result.spec.fold, result.spec.seed] = Scored(saved["counts"], blocks)
     return scored
-
-
-def _by_seed(runs: dict[Key, Scored]) -> list[list[Scored]]:
-    """The folds of each seed that has all of the configuration's folds, in one order."""
-    folds = {fold for fold, _ in runs}
-    seeds = sorted({seed for _, seed in runs if all((fold, seed) in runs for fold in folds)})
-    if not seeds:  # a run failed in every seed: what is there is shown as if of one
-        return [[runs[key] for key in sorted(runs)]]
-    return [[runs[fold, seed] for fold in sorted(folds)] for seed in seeds]
-
-
-def _counts(runs: dict[Key, Scored]) -> NDArray[np.int64]:
-    """(seeds, blocks, 3): folds follow one another, so that their counts are divided once."""
-    return np.stack([np.concatenate([fold.counts for fold in folds]) for folds in _by_seed(runs)])
-
-
-def _blocks(runs: dict[Key, Scored]) -> list[BlockScores]:
-    """The 16-px blocks of each seed; rows of later folds are moved on, so that no two folds share a row."""
-    joined = []
-    for folds in _by_seed(runs):
-        shift, parts = 0, []
-        for fold in folds:
-            parts.append(fold.blocks._replace(row=fold.blocks.row + shift))
-            shift += ROW_STRIDE * (1 + int(fold.blocks.row.max(initial=0)) // ROW_STRIDE)
-        joined.append(BlockScores(*(np.concatenate(column) for column in zip(*parts, strict=True))))
-    return joined

@@ -8,6 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import isnan
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -19,14 +20,24 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.bench.compare import Standing, standings
+from zoo.bench.plan import TURNED
 from zoo.bench.result import Result, write_whole
+from zoo.significance import PairedInterval
 
 QUALITY = ("dice", "f05", "iou", "accuracy", "auc", "auc_blocks", "auc_rows", "ap", "ap_lift", "prevalence", "ece")
 
 
 @dataclass
 class Row:
-    """One configuration over all its folds and seeds; means of what is not counted together."""
+    """One configuration over all its folds and seeds: means of its runs' scores, medians of what they cost.
+
+    Attributes:
+        rank: group of configurations that cannot be told apart; None for floors, controls and what cannot be ranked.
+        failures: which of the controls that every claim must pass it does not; empty where it passes.
+        warnings: what else to know before it is believed.
+        floor: whether it is what a claim must exceed.
+        control: whether it was trained and scored on labels that say nothing, and so must not score.
+    """
 
     label: str
     model: str
@@ -41,6 +52,7 @@ class Row:
     above_floors_auc: dict[str, dict[str, Any]] = field(default_factory=dict)
     quality: dict[str, float | None] = field(default_factory=dict)
     controls: dict[str, float | None] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     parameters: int | None = None
     train_mb: float | None = None
@@ -51,25 +63,33 @@ class Row:
     train_seconds: float | None = None
     megapixels_per_second: float | None = None
     floor: bool = False
+    control: bool = False
     runs: int = 0
     times_scored: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 def build_rows(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> list[Row]:
-    """Rows ranked by Dice; where that cannot tell them apart, by training memory, least first. Failed rows last."""
-    ranked = {standing.label: standing for standing in standings(results, out, floors=floors)}
+    """Rows ranked by Dice; where that cannot tell them apart, by training memory, least first. Then floors, controls,
+    and what failed."""
+    own = [result for result in results if not result.spec.labels_turned]
+    ranked = {standing.label: standing for standing in standings(own, out, floors=floors)}
     by_label: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         by_label[result.spec.label].append(result)
-    rows = [_row(label, runs, ranked.get(label), floors) for label, runs in by_label.items()]
-    return sorted(rows, key=_place)
+    rows = {label: _row(label, runs, ranked.get(label), floors) for label, runs in by_label.items()}
+    for label, row in rows.items():
+        turned = rows.get(f"{label}, {TURNED}")
+        if turned is not None and turned.failures:
+            row.failures.append(f"trained on turned labels it {turned.failures[0]}")
+    return sorted(rows.values(), key=_place)
 
 
-def _place(row: Row) -> tuple[bool, int, float, float]:
-    """Failed rows last; then by rank; in a rank by memory, rows that were not trained behind those that were."""
+def _place(row: Row) -> tuple[int, int, float, float]:
+    """Models, floors, controls, failed runs; of models by rank, in a rank by memory; all else by Dice."""
+    kind = 3 if row.dice is None else 2 if row.control else 1 if row.floor else 0
     memory = (row.train_mb or float("inf")) if row.rank else 0.0
-    return row.dice is None, row.rank or 0, memory, -(row.dice or 0)
+    return kind, row.rank or 10**6, memory, -(row.dice or 0)
 
 
 def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequence[str]) -> Row:
@@ -78,12 +98,17 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     status = "ok" if not bad else bad[0].status if not good else f"{len(bad)} of {len(runs)} runs failed"
     row = Row(label, runs[0].spec.model, status, bad[0].reason if bad else "", runs=len(good))
     row.settings = {"options": runs[0].spec.options, **{k: v for k, v in runs[0].spec.train.items() if k != "seed"}}
-    if not good or standing is None:
+    row.floor, row.control = label in floors, runs[0].spec.labels_turned
+    if not good:
         return row
-    row.rank, row.dice, row.dice_low, row.dice_high = standing.group, standing.dice, standing.low, standing.high
-    row.to_leader = standing.to_leader._asdict() if standing.to_leader else None
-    row.above_floors = {floor: difference._asdict() for floor, difference in standing.above.items()}
-    row.above_floors_auc = {floor: difference._asdict() for floor, difference in standing.above_auc.items()}
+    row.dice = _mean([run.quality.get("dice") for run in good])
+    if standing is not None:
+        row.rank, row.dice_low, row.dice_high = standing.group, standing.low, standing.high
+        row.to_leader = _told(standing.to_leader) if standing.to_leader else None
+        row.above_floors = {floor: _told(difference) for floor, difference in standing.above.items()}
+        row.above_floors_auc = {floor: _told(difference) for floor, difference in standing.above_auc.items()}
+        if not standing.complete:
+            row.warnings.append("not ranked: it lacks folds or seeds that others have")
     row.times_scored = max(run.times_scored for run in good)
     row.quality = {key: _mean([run.quality.get(key) for run in good]) for key in QUALITY}
     row.controls = {key: _mean([run.controls.get(key) for run in good]) for key in ("false_ink_on_blank", "null_high")}
@@ -93,10 +118,7 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     row.step_seconds, row.train_seconds = _mean(cost["step_seconds"], median), _mean(cost["train_seconds"])
     row.megapixels_per_second = _mean(cost["megapixels_per_second"], median)
     row.memory_kind = _first(cost["memory_kind"]) or ""
-    row.floor = label in floors
-    row.warnings = [] if row.floor else _warnings(row)
-    if not standing.complete:
-        row.warnings.insert(0, "not ranked: it lacks folds or seeds that others have")
+    row.failures = [] if row.floor else _scores_by_chance(row, good) if row.control else _failures(row, good)
     return row
 
 
@@ -106,16 +128,47 @@ _COSTS = (
 )
 
 
-def _warnings(row: Row) -> list[str]:
-    """Why a row is not to be believed as it stands."""
+def _failures(row: Row, runs: Sequence[Result]) -> list[str]:
+    """Which of the controls that every claim must pass a configuration does not."""
     found = []
     for what, differences in (("Dice", row.above_floors), ("AUC", row.above_floors_auc)):
-        if short := [floor for floor, difference in differences.items() if not difference["lo"] > 0]:
+        if short := [floor for floor, difference in differences.items() if not (difference["lo"] or 0) > 0]:
             found.append(f"{what} not above {', '.join(short)}")
-    auc, high = row.quality.get("auc_blocks"), row.controls.get("null_high")
-    if auc is not None and high is not None and auc <= high:
+    if any(_above_null(run) is False for run in runs):
         found.append("not above what its own map scores when shifted")
+    if leak := sum((run.controls.get("leak") or {}).get("overlap_px", 0) for run in runs):
+        found.append(f"{leak} test pixels were seen in training")
+    for alike in _same_order(runs):
+        found.append(f"seeds {', '.join(map(str, alike))} drew the same tiles in the same order: they are one seed")
     return found
+
+
+def _scores_by_chance(row: Row, runs: Sequence[Result]) -> list[str]:
+    """A control fails where it scores: labels were turned by 180°, so that layers tell nothing of them."""
+    if any(_above_null(run) for run in runs):
+        auc, high = (_number(value) for value in (row.quality.get("auc_blocks"), row.controls.get("null_high")))
+        return [f"still scores: AUC {auc} of 16-px blocks, by chance no more than {high}; a leak, or layout"]
+    return []
+
+
+def _above_null(run: Result) -> bool | None:
+    """Whether a run's map scores above what it scores when shifted around; None where that is not known."""
+    auc, high = run.quality.get("auc_blocks"), run.controls.get("null_high")
+    return None if auc is None or high is None else auc > high
+
+
+def _same_order(runs: Sequence[Result]) -> list[list[int]]:
+    """Seeds of one fold that drew the same tiles in the same order."""
+    seeds: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for run in runs:
+        if order := run.tiles.get("order"):
+            seeds[run.spec.fold, order].append(run.spec.seed)
+    return [sorted(alike) for alike in seeds.values() if len(alike) > 1]
+
+
+def _told(difference: PairedInterval) -> dict[str, Any]:
+    """As JSON has it, which knows no NaN."""
+    return {key: None if isinstance(v, float) and isnan(v) else v for key, v in difference._asdict().items()}
 
 
 def _mean(values: Sequence[float | None], how: Any = fmean) -> float | None:
@@ -139,13 +192,16 @@ def _number(value: float | None, pattern: str = "{:.3f}") -> str:
 def _columns(row: Row) -> dict[str, str]:
     """What a person sees of a row, in order."""
     interval = f" [{row.dice_low:.3f}, {row.dice_high:.3f}]" if row.dice_low is not None else ""
+    failed = f"failed: {'; '.join(row.failures)}" if row.failures else ""
     remarks = [
+        *([failed] if failed else []),
         *row.warnings,
         *([f"{row.status}: {row.reason}" if row.reason else row.status] if row.status != "ok" else []),
     ]
     return {
-        "rank": "–" if row.rank is None else str(row.rank),
+        "rank": _rank(row),
         "model": row.label,
+        "controls": "" if row.floor or row.dice is None else "failed" if row.failures else "passed",
         "Dice [95 %]": _number(row.dice) + interval,
         "over floors": _over_floors(row),
         "F0.5": _number(row.quality.get("f05")),
@@ -163,9 +219,15 @@ def _columns(row: Row) -> dict[str, str]:
     }
 
 
+def _rank(row: Row) -> str:
+    if row.rank is not None:
+        return str(row.rank)
+    return "floor" if row.floor else "control" if row.control else "–"
+
+
 def _over_floors(row: Row) -> str:
     """The lower end of the 95 % interval of the difference of Dice to the floor that comes closest."""
-    lows = [difference["lo"] for difference in row.above_floors.values()]
+    lows = [difference["lo"] for difference in row.above_floors.values() if difference["lo"] is not None]
     return "–" if not lows or row.floor else f"≥ {min(lows):+.3f}"
 
 
@@ -220,14 +282,20 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     plain = [name for name in Row.__dataclass_fields__ if name not in _NESTED]
     floors = sorted({floor for row in rows for floor in row.above_floors})
-    writer.writerow([*plain, *QUALITY[1:], *(f"above_{floor}_{end}" for floor in floors for end in ("lo", "hi"))])
+    writer.writerow(
+        [*plain, *_LISTS, *QUALITY[1:], *(f"above_{floor}_{end}" for floor in floors for end in ("lo", "hi"))]
+    )
     for row in rows:
         differences = [row.above_floors.get(floor, {}).get(end) for floor in floors for end in ("lo", "hi")]
-        writer.writerow([*(getattr(row, n) for n in plain), *(row.quality.get(k) for k in QUALITY[1:]), *differences])
+        lists = ("; ".join(getattr(row, name)) for name in _LISTS)
+        writer.writerow(
+            [*(getattr(row, n) for n in plain), *lists, *(row.quality.get(k) for k in QUALITY[1:]), *differences]
+        )
     return stream.getvalue()
 
 
-_NESTED = ("to_leader", "above_floors", "above_floors_auc", "quality", "controls", "warnings", "settings")
+_LISTS = ("failures", "warnings")
+_NESTED = ("to_leader", "above_floors", "above_floors_auc", "quality", "controls", "settings", *_LISTS)
 
 
 def write_leaderboard(
@@ -243,4 +311,4 @@ def write_leaderboard(
         **meta,
         "rows": [asdict(row) for row in rows],
     }
-    write_whole(out / "leaderboard.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_whole(out / "leaderboard.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -23,6 +23,9 @@ from zoo.registry import list_families, list_models, model_card, resolve_name
 from zoo.train.config import merge_settings
 from zoo.train.given import given_weights
 
+TURNED = "labels turned"
+"""What a row is called that was trained and scored on turned labels, after its model."""
+
 RectLists = dict[str, list[RectSpec]]
 
 
@@ -56,12 +59,15 @@ class RunSpec(BaseModel):
     letter_px: int
     train: dict[str, Any]
     device: str
+    labels_turned: bool = False
+    """A control: trained and scored on labels that are turned by 180° over layers that stay."""
 
     @property
     def digest(self) -> str:
         said = self.model_dump(mode="json")
-        if said["classes"] == 1:  # so that runs from before there were more keep their folders
-            del said["classes"]
+        for key, usual in (("classes", 1), ("labels_turned", False)):  # runs from before there were others keep theirs
+            if said[key] == usual:
+                del said[key]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -117,7 +123,10 @@ def plan_runs(
     folds: list[int],
     train: Mapping[str, Any],
 ) -> list[RunSpec]:
-    """Every model × fold × seed in the order in which they run: all models of one fold and seed before the next."""
+    """Every model × fold × seed in the order in which they run: all models of one fold and seed before the next.
+
+    Where the suite asks for it, each contender follows once more with the first seed, on labels that are turned.
+    """
     runs: list[RunSpec] = []
     recipe = load_recipe(suite.recipe).with_(tile=suite.tile, samples=suite.samples).model_dump(mode="json")
     stamps = {name: data_stamp(fragment) for name, fragment in fragments.items()}
@@ -161,6 +170,13 @@ def plan_runs(
                         device=device,
                     )
                 )
+    if suite.labels_turned:
+        own = {entry.label for entry in models if entry.input == "full"} - set(suite.floors)
+        runs += [
+            run.model_copy(update={"label": f"{run.label}, {TURNED}", "labels_turned": True})
+            for run in runs
+            if run.label in own and run.seed == seeds[0] and not run.floor and run.model not in suite.floors
+        ]
     return runs
 
 

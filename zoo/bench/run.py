@@ -7,21 +7,30 @@ configurations are compared is measured apart (`zoo.bench.cost`).
 
 from __future__ import annotations
 
+import hashlib
 import time
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from data_recipes.fragment import Fragment, open_fragments
 from data_recipes.recipe import Recipe
 from data_recipes.regions import Rect
 from data_recipes.sampling import build_table
 from data_recipes.split import leak_report
+from data_recipes.table import SampleTable
 from data_recipes.tiles import TileDataset, fit_contract
+from data_recipes.turned import labels_turned
 from zoo.bench.cost import measured
 from zoo.bench.floors import FLOORS, FloatMap
 from zoo.bench.plan import RunSpec
 from zoo.bench.result import Result, environment
 from zoo.bench.score import score
+
+if TYPE_CHECKING:
+    from zoo.train.config import TrainConfig
 
 CHECKPOINT = "last.safetensors"
 
@@ -35,7 +44,7 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
     from zoo.train.loop import train
     from zoo.train.progress import show_progress
 
-    fragments, fold = open_fragments(spec.data), spec.as_fold()
+    fragments, fold = _open(spec), spec.as_fold()
     table, report = build_table(fragments, fold.train, Recipe(**spec.recipe), seed=spec.seed)
     leak = leak_report(table, spec.tile, fold).check()
     contract = fit_contract(
@@ -67,16 +76,31 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
     return {
         "report": trained.as_dict(),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "tiles": {"total": len(table), "short": report.shortfalls},
+        "tiles": {"total": len(table), "short": report.shortfalls, "order": data_order(table, config)},
         "leak": leak.as_dict(),
         "contract": contract.model_dump(mode="json"),
         "notes": sorted({note for fragment in fragments.values() for note in fragment.notes}),
     }
 
 
+def _open(spec: RunSpec) -> dict[str, Fragment]:
+    fragments = open_fragments(spec.data)
+    return {name: labels_turned(one) for name, one in fragments.items()} if spec.labels_turned else fragments
+
+
+def data_order(table: SampleTable, config: TrainConfig) -> str:
+    """Digest of the first 100 batches as the training loop draws them: two seeds must not have the same."""
+    from zoo.train.batches import Batches
+
+    batches = islice(Batches(len(table), config.batch_size, config.seed), 100)
+    rows = np.concatenate([np.array(batch) for batch in batches])
+    tiles = np.stack([table.fragment, table.y, table.x], 1)[rows]
+    return hashlib.sha256(tiles.astype("<i4").tobytes()).hexdigest()[:16]
+
+
 def score_stage(spec: RunSpec, folder: Path, trained: dict[str, Any]) -> Result:
     """Predict calibration and test regions, choose the threshold on the former, score the latter."""
-    fragments, fold = open_fragments(spec.data), spec.as_fold()
+    fragments, fold = _open(spec), spec.as_fold()
     cost: dict[str, Any] = {}
     notes: list[str] = []
     if spec.floor:

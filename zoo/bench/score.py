@@ -18,7 +18,8 @@ from zoo import metrics
 from zoo.bench.floors import FloatMap, Predict
 from zoo.bench.names import slug
 from zoo.bench.shapes import Shapes, ink_plane, label_agreement, shapes_of
-from zoo.significance import LETTER_PITCH, letter_blocks, torus_null
+from zoo.nulls import torus_null
+from zoo.significance import LETTER_PITCH, letter_blocks
 
 BLOCK_FILE = "blocks.npz"
 AUC_BLOCK = 16  # px; labels of real ink are misplaced by about as much, so finer agreement is not to be had

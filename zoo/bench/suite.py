@@ -54,6 +54,9 @@ class Suite(_Strict):
     overlap: float = Field(
         default=0.5, ge=0, lt=1, description="of neighbouring tiles at prediction, as a share of the tile"
     )
+    labels_turned: bool = Field(
+        default=False, description="train and score every model once more on labels turned by 180°: a leak scores there"
+    )
     letter_px: int = Field(
         default=128, ge=16, description="side of the blocks that are resampled; at least a letter's pitch"
     )

@@ -50,7 +50,8 @@ def write_page(
         pictures: False leaves out every pixel of the data, where only numbers may be published.
     """
     order = [row.label for row in rows if not row.floor] + [row.label for row in rows if row.floor]
-    shown = regions(results, fragments, out, order) if pictures else []
+    of_own_labels = [result for result in results if not result.spec.labels_turned]
+    shown = regions(of_own_labels, fragments, out, order) if pictures else []
     path = out / PAGE_FILE
     write_whole(path, page_html(rows, results, shown, title=title, caption=caption, meta=meta, pictures=pictures))
     return path
@@ -118,12 +119,12 @@ def _hash(script: str) -> str:
 
 def _facts(rows: Sequence[Row], results: Sequence[Result]) -> list[tuple[str, str]]:
     good = sum(result.status == "ok" for result in results)
-    marked = sum(bool(row.warnings) for row in rows)
+    marked = sum(bool(row.failures) for row in rows)
     found = [
-        ("models", str(sum(not row.floor for row in rows))),
+        ("models", str(sum(not (row.floor or row.control) for row in rows))),
         ("floors", str(sum(row.floor for row in rows))),
         ("folds", str(len({result.spec.fold for result in results}))),
         ("seeds", str(len({result.spec.seed for result in results}))),
         ("runs finished", f"{good} of {len(results)}"),
     ]
-    return [*found, *([("rows with a warning", str(marked))] if marked else [])]
+    return [*found, *([("rows that fail a control", str(marked))] if marked else [])]

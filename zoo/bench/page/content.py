@@ -79,19 +79,20 @@ def entries(rows: Sequence[Row], results: Sequence[Result], shown: Sequence[Colu
         runs = [result for result in results if result.spec.label == row.label]
         measures = _measures(row)
         card, url = _card(row)
-        lows = [difference["lo"] for difference in row.above_floors.values()]
+        lows = [difference["lo"] for difference in row.above_floors.values() if difference["lo"] is not None]
         over = min(lows) if lows and not row.floor else None
         status = row.status.replace("_", " ")
         reason = [f"{status}: {row.reason}" if row.reason else status] if row.status != "ok" else []
-        place = "–" if row.rank is None else f"{row.rank}{'=' if ranks.count(row.rank) > 1 else ''}"
+        tied = "=" if ranks.count(row.rank) > 1 else ""
+        place = f"{row.rank}{tied}" if row.rank is not None else "control" if row.control else "–"
         found.append(
             Entry(
                 id=f"m{number}",
                 row=row,
-                part="failed" if row.dice is None else "floors" if row.floor else "models",
+                part="failed" if row.dice is None else "floors" if row.floor or row.control else "models",
                 place=place,
                 cells={column.key: cell(column.term, measures.get(column.key)) for column in shown},
-                remarks=(*row.warnings, *reason),
+                remarks=(*row.failures, *row.warnings, *reason),
                 over_floors=Cell("–" if over is None else f"≥ {over:+.3f}".replace("-", "−"), over),
                 card=card,
                 paper_url=url,

@@ -1,0 +1,66 @@
+"""The torus null: what a map scores when it is shifted, and that a map that reads lies above it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from zoo.metrics import InkHistogram, auc, block_scores
+from zoo.nulls import torus_null
+
+
+def field(seed: int, height: int = 256, width: int = 256, grain: int = 8) -> np.ndarray:
+    """(height, width) smooth noise of unit deviation."""
+    coarse = np.random.default_rng(seed).normal(size=(height // grain, width // grain))
+    return np.kron(coarse, np.ones((grain, grain)))
+
+
+def squash(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_a_map_that_reads_lies_above_its_null_and_others_no_oftener_than_promised(threshold):
+    def exceeds(prob: np.ndarray, truth: np.ndarray) -> bool:
+        null = torus_null(prob, truth, None, min_shift=64, n=100, block=8, threshold=threshold)
+        blocks = block_scores(prob, truth, np.ones_like(truth), block=8)
+        score = auc(blocks.score, blocks.ink) if threshold is None else InkHistogram().add(prob, truth).dice(threshold)
+        assert null.shape == (100,)
+        return score > np.quantile(null, 0.975)
+
+    truth = field(1) > 0.3
+    assert exceeds(squash(2 * truth + field(2)), truth)
+    by_chance = sum(exceeds(squash(field(100 + seed)), truth) for seed in range(100))
+    assert by_chance <= 8  # 2.5 are promised; more than 8 would be seen once in 1,000 times
+
+
+def test_each_null_score_is_the_score_of_a_shifted_map():
+    rng = np.random.default_rng(6)
+    truth, prob = field(4, 64, 64) > 0, squash(field(5, 64, 64) + 0.1 * rng.normal(size=(64, 64)))
+    mask = field(6, 64, 64) > -1
+    null = torus_null(prob, truth, mask, min_shift=24, n=10_000, block=8)
+    dice = torus_null(prob, truth, mask, min_shift=24, n=10_000, block=8, threshold=0.5)
+    expected_auc, expected_dice = [], []
+    for y in range(0, 64, 8):
+        for x in range(0, 64, 8):
+            if max(min(y, 64 - y), min(x, 64 - x)) >= 24:
+                moved, both = np.roll(prob, (y, x), (0, 1)), mask & np.roll(mask, (y, x), (0, 1))
+                blocks = block_scores(moved, truth, both, block=8)
+                expected_auc.append(auc(blocks.score, blocks.ink))
+                expected_dice.append(InkHistogram().add(moved, truth, both).dice(0.5))
+    np.testing.assert_allclose(np.sort(null), np.sort(expected_auc))
+    np.testing.assert_allclose(np.sort(dice), np.sort(expected_dice), atol=2e-3)
+
+
+def test_the_null_is_seeded_and_a_region_too_small_for_it_says_so():
+    truth, prob = field(4) > 0, squash(field(5))
+    nulls = [torus_null(prob, truth, None, min_shift=64, n=20, seed=seed, block=8) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(nulls[0], nulls[1])
+    assert (nulls[0] != nulls[2]).any()
+    with pytest.raises(ValueError, match="the largest is 128"):
+        torus_null(prob, truth, None, min_shift=256)
+
+
+def test_unsupervised_overlap_gives_nan_not_an_error():
+    truth = np.zeros((64, 64), bool)
+    assert np.isnan(torus_null(squash(field(5, 64, 64)), truth, None, min_shift=32, n=5)).all()
