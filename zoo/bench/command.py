@@ -125,7 +125,8 @@ def report(
     meta = {"suite": suite.model_dump(mode="json"), "environment": good.environment if good else {}}
     write_leaderboard(rows, out, title=title, caption=caption, meta=meta)
     write_page(rows, results, fragments, out, title=title, caption=caption, meta=meta, pictures=pictures)
-    drawn = panels(results, fragments, out) if pictures else []
+    of_own_labels = [result for result in results if not result.spec.labels_turned]
+    drawn = panels(of_own_labels, fragments, out) if pictures else []
     if quality_against_memory(rows, out / "quality_memory.png", title):
         drawn.insert(0, out / "quality_memory.png")
     console.print()
@@ -152,16 +153,22 @@ def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> 
     folds = sorted({result.spec.fold for result in results})
     good = [result for result in results if result.status == "ok"]
     lines = [
-        "rank: 1 is the group that cannot be told from the best Dice (paired, resampled over blocks of "
-        f"{suite.letter_px} px{' and seeds' if len(seeds) > 1 else ''}, Holm), in which the least training memory is "
-        "first; no rank where fewer than 30 blocks hold or are given ink",
+        "rank: 1 is the group that cannot be told from the best Dice, in which the least training memory is first; "
+        "every pair is compared on the same runs, with what blocks of "
+        f"{suite.letter_px} px{', seeds' if len(seeds) > 1 else ''}{' and folds' if len(folds) > 1 else ''} scatter, "
+        "Holm over the pairs; no rank where fewer than 30 blocks hold or are given ink",
         *(["one seed: how much training itself scatters is not in the intervals"] if len(seeds) == 1 else []),
+        *(
+            ["labels turned: trained and scored on labels turned by 180°; what scores there is a leak, or layout"]
+            if any(result.spec.labels_turned for result in results)
+            else []
+        ),
         "over floors: lower end of the 95 % interval of the paired difference of Dice to the floor that comes closest",
         "threshold: best Dice on held-out strips of the training side, never on test",
         f"test: {', '.join(spec.test_rects)}",
         f"folds {', '.join(folds)}; seeds {', '.join(map(str, seeds))}; recipe {suite.recipe}, {suite.tile} px × "
         f"{suite.depth} layers, buffer {spec.buffer} px",
-        f"floors: {', '.join(floors)}; a row that is not above one of them says so",
+        f"floors: {', '.join(floors)}; a row that is not above one of them fails",
     ]
     if good:
         leak = sum((result.controls.get("leak") or {}).get("overlap_px", 0) for result in good)
@@ -173,10 +180,19 @@ def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> 
         scored = max(result.times_scored for result in good)
         often = "once" if scored <= 1 else f"up to {scored} times"
         lines.append(f"a configuration has been scored on this test region {often}")
+        agreement = next((found for run in good if (found := run.controls.get("label_agreement"))), None)
+        if agreement:
+            told = ", ".join(
+                f"{what} {agreement[key]:.3f}" for what, key in _AGREEMENT if agreement.get(key) is not None
+            )
+            lines.append(f"ceiling: the two labels of what is tested agree to {told}; a higher score says nothing more")
         prevalence = [r.quality["prevalence"] for r in good if r.quality.get("prevalence") is not None]
         if prevalence:
             lines.append(f"ink is {100 * cast(float, prevalence[0]):.1f} % of the pixels that count")
     return lines
+
+
+_AGREEMENT = (("Dice", "dice"), ("F0.5", "f05"), ("accuracy", "accuracy"), ("surface Dice", "surface_dice"))
 
 
 def _apply(suite: Suite, options: BenchOptions) -> Suite:

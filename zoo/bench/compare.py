@@ -62,7 +62,8 @@ class Standing:
 def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> list[Standing]:
     """Rank the configurations of finished runs by Dice, and hold each against every floor."""
     scored = _load(results, out)
-    folds, seeds = (sorted({key[part] for runs in scored.values() for key in runs}) for part in (0, 1))
+    folds = sorted({fold for runs in scored.values() for fold, _ in runs})
+    seeds = sorted({seed for runs in scored.values() for _, seed in runs})
     every = {(fold, seed) for fold in folds for seed in seeds}
     trained = {result.spec.label for result in results if not result.spec.floor}
     pitch = max((result.spec.letter_px for result in results), default=AUC_BLOCK)

@@ -24,7 +24,10 @@ from zoo.bench.plan import TURNED
 from zoo.bench.result import Result, write_whole
 from zoo.significance import PairedInterval
 
-QUALITY = ("dice", "f05", "iou", "accuracy", "auc", "auc_blocks", "auc_rows", "ap", "ap_lift", "prevalence", "ece")
+QUALITY = (
+    *("dice", "f05", "iou", "accuracy", "surface_dice", "pseudo_f", "centre_line_recall"),
+    *("auc", "auc_blocks", "auc_rows", "ap", "ap_lift", "prevalence", "ece"),
+)
 
 
 @dataclass
@@ -205,6 +208,9 @@ def _columns(row: Row) -> dict[str, str]:
         "Dice [95 %]": _number(row.dice) + interval,
         "over floors": _over_floors(row),
         "F0.5": _number(row.quality.get("f05")),
+        "surface Dice": _number(row.quality.get("surface_dice")),
+        "pseudo-F": _number(row.quality.get("pseudo_f")),
+        "centre lines": _number(row.quality.get("centre_line_recall")),
         "AUC": _number(row.quality.get("auc")),
         "AUC 16 px": _number(row.quality.get("auc_blocks")),
         "AUC in rows": _number(row.quality.get("auc_rows")),
@@ -246,6 +252,9 @@ def rich_table(rows: Sequence[Row], title: str) -> Group:
 
 _PAGE_ONLY = (
     "F0.5",
+    "surface Dice",
+    "pseudo-F",
+    "centre lines",
     "AUC 16 px",
     "lift",
     "params",
