@@ -8,6 +8,7 @@ as JSON in a text chunk named `inkzoo`. Files of these kinds from elsewhere, and
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ KEY = "inkzoo"
 
 _KINDS = "an OME-Zarr group, a TIFF, a PNG or a .npy"
 _SCAN = 2048  # px, side of the squares in which a map from elsewhere is looked through
+_PARTIAL, _RECORD = ".partial", ".inkzoo"  # of a map that is being made, as `zoo.predict.store` has them
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -40,7 +42,8 @@ class InkMap:
         unit: the stored value that means a probability of 1: 255 of 8 bits, 65535 of 16, 1 of floats and masks.
         provenance: what `zoo.predict` wrote about it: among others `fragment`, `threshold`, `checkpoints` (each with
             `path`, `sha256`, `model`, and `seen`, the rectangles y0, y1, x0, x1 of each fragment that it was trained
-            on), `voxel_um`, `blend`, `tta`, `versions`. Empty for a map from elsewhere.
+            on), `region` (the rectangles that were predicted, none for all), `voxel_um`, `blend`, `tta`, `versions`.
+            Empty for a map from elsewhere.
         notes: what a person should know of how it was read.
     """
 
@@ -102,9 +105,11 @@ def open_ink_map(path: str | Path) -> InkMap:
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: of another kind, damaged, not one plane, of another dtype, or with a provenance that makes no sense.
+        ValueError: a map of `zoo.predict` that is not finished; of another kind, damaged, not one plane, of another
+            dtype, or with a provenance that makes no sense.
     """
     path = Path(path).expanduser()
+    _refuse_unfinished(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such prediction")
     stored, kept = _open(path)
@@ -124,6 +129,27 @@ def open_ink_map(path: str | Path) -> InkMap:
         unit, told = (1.0, "a mask") if _is_mask(stored) else (unit, f"probability × {unit:.0f}")
         notes.append(f"{stored.dtype} values are taken as {told}")
     return InkMap(path, stored, unit, {}, tuple(notes))
+
+
+def _refuse_unfinished(path: Path) -> None:
+    """Raise ValueError where this is a map that `python -m zoo.predict` has begun and not finished, by either name."""
+    out = path.with_name(path.name.removesuffix(_PARTIAL))
+    partial = path.with_name(out.name + _PARTIAL)
+    try:
+        plan = json.loads((partial / _RECORD / "plan.json").read_text(encoding="utf-8"))
+        shards = math.prod(-(-side // plan["shard"]) for side in plan["shape"])
+        done = len(list((partial / _RECORD / "done").iterdir()))
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if path == out and out.exists():
+        return
+    put_together = f"`python -m zoo.predict reduce {out}`"
+    if done >= shards:
+        raise ValueError(f"{out} is not finished: all its shards are there, and {put_together} puts it together")
+    raise ValueError(
+        f"{out} is not finished: {shards - done} of its {shards} shards are missing; the command that began it goes on "
+        f"with it, and {put_together} names the parts that are missing where it was shared out"
+    )
 
 
 def _open(path: Path) -> tuple[LazyArray, Any]:
@@ -197,6 +223,9 @@ def _provenance(path: Path, kept: Any) -> dict[str, Any] | None:
     number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
     if threshold is not None and not (number and 0 <= threshold <= 1):
         raise ValueError(f"{path}: its provenance gives the threshold {threshold!r}, expected a number from 0 to 1")
+    region = found.get("region") or []
+    if not (isinstance(region, list) and all(map(_is_rect, region))):
+        raise ValueError(f"{path}: its provenance gives the region {region!r}, expected a list of [y0, y1, x0, x1]")
     for checkpoint in found.get("checkpoints") or ():
         seen = checkpoint.get("seen") if isinstance(checkpoint, dict) else 0
         rects = list(seen.values()) if isinstance(seen, dict) else None if seen is None else [0]

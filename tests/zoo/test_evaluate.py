@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sk
 
@@ -22,7 +23,7 @@ from zoo.document_metrics import DocumentCounts
 from zoo.evaluate.__main__ import EvaluateOptions
 from zoo.evaluate.command import UPPER_BOUND, evaluate_command
 from zoo.evaluate.curves import curves
-from zoo.evaluate.figures import COLOURS, colour_map
+from zoo.evaluate.figures import COLOURS, colour_map, draw_dice
 from zoo.evaluate.score import Evaluation, evaluate, what_counts
 from zoo.ink_map import open_ink_map, stored_form
 from zoo.metrics import InkHistogram, threshold_at
@@ -90,7 +91,7 @@ def saved(tmp_path: Path, prob: np.ndarray) -> Path:
 
 def run(prediction: Path, fragment: Path | str, **options) -> dict:
     out = options.pop("out", prediction.parent / "out")
-    evaluate_command(EvaluateOptions(prediction, str(fragment), out=out, **options))
+    evaluate_command(EvaluateOptions(prediction, str(fragment), out=out, **{"overwrite": True, **options}))
     return json.loads((out / "evaluation.json").read_text())
 
 
@@ -248,6 +249,83 @@ def test_the_best_threshold_is_called_an_upper_bound_wherever_it_shows(saved, fr
     assert UPPER_BOUND in " ".join(capsys.readouterr().out.split()) and UPPER_BOUND in titles[0]
     dice = [value for value in got["curves"]["dice"] if value is not None]
     assert got["scores"]["dice"] == pytest.approx(max(dice), abs=1e-5)
+
+
+@pytest.mark.parametrize("grey", [7, 40, 255, 60_000])
+def test_the_best_threshold_is_one_number_on_its_curve_told_in_full(tmp_path, fragment, planes, grey, capsys, titles):
+    steps = np.rint(np.clip(soft(planes["inklabels"], 2), 0, 1) * grey) / grey  # few grey values make plateaus
+    np.save(tmp_path / "map.npy", (0.2 + 0.5 * steps).astype(np.float32))
+    got = run(tmp_path / "map.npy", fragment, threshold="best")
+    value, curve = got["threshold"]["value"], got["curves"]
+    assert f"probability is {value} or more" in " ".join(capsys.readouterr().out.split())
+    assert f"ink at {value}\n" in titles[0] and len(str(value)) <= 8
+    at = int(np.searchsorted(curve["threshold"], value))  # the step of the curve that it lies on
+    assert curve["dice"][at] == max(curve["dice"])
+    assert got["scores"]["dice"] == pytest.approx(max(curve["dice"]), abs=1e-5)
+    again = run(tmp_path / "map.npy", fragment, threshold=str(value))
+    assert again["scores"] == got["scores"] and again["counts"] == got["counts"]
+
+
+def test_the_marked_point_lies_on_the_drawn_curve(tmp_path, fragment, planes):
+    np.save(tmp_path / "map.npy", np.where(planes["inklabels"] > 0, 0.8, 0.3).astype(np.float32))
+    axes = Figure().add_subplot()
+    for threshold in (0.1, 0.29, 0.5, 0.79, 0.95):
+        found = scored(open_fragment(fragment), tmp_path / "map.npy", threshold)
+        axes.clear()
+        draw_dice(axes, found, curves(found.histogram))
+        line, _, point = axes.get_lines()
+        assert line.get_drawstyle() == "steps-pre"
+        ((x, y),) = point.get_xydata()
+        assert x == threshold and line.get_xdata()[0] == 0
+        assert line.get_ydata()[np.searchsorted(line.get_xdata(), x)] == pytest.approx(y)
+
+
+@pytest.mark.parametrize("kind", ["0 and 255", "0 and 1", "bool", "float", "own"])
+@pytest.mark.parametrize("threshold", [None, "best", "0.9"])
+def test_a_binary_mask_is_announced_as_one(tmp_path, fragment, planes, kind, threshold, capsys, titles):
+    mask = np.roll(planes["inklabels"] > 0, 3, axis=1)
+    path = tmp_path / ("map.npy" if kind in ("bool", "float") else "map.png")
+    if kind == "own":
+        path = write_tiff(tmp_path / "map.tif", mask, fragment="one", threshold=0.25)
+    elif path.suffix == ".npy":
+        np.save(path, mask.astype(kind))
+    else:
+        Image.fromarray(mask.astype(np.uint8) * int(kind.split()[-1])).save(path)
+    got = run(path, fragment, threshold=threshold)
+    assert got["binary_mask"] and got["threshold"]["value"] == 0.5 and not got["threshold"]["upper_bound"]
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the prediction is a binary mask" in told and "AUC, AP and calibration error" in told
+    assert (f"--threshold {threshold} has no effect" in told) == (threshold is not None)
+    assert "≤" not in told and "a binary mask" in titles[0]
+    truth, counted = planes["inklabels"] > 0, planes["mask"] & planes["supervision_mask"]
+    assert got["scores"]["dice"] == pytest.approx(sk.f1_score(truth[counted], mask[counted]))
+
+
+def test_probabilities_are_not_called_a_mask(saved, fragment):
+    got = run(saved, fragment)
+    assert not got["binary_mask"] and not any("mask, 0 and 1" in note for note in got["notes"])
+
+
+def test_what_was_not_predicted_is_not_scored_unless_asked_for(tmp_path, fragment, prob):
+    path = write_tiff(tmp_path / "map.tif", prob, fragment="one", threshold=0.5, region=[[0, 150, 0, 110]])
+    got = run(path, fragment)
+    assert got["counted"]["rects"] == [[0, 150, 0, 110]]
+    assert any("predicted in part" in note for note in got["notes"])
+    got = run(path, fragment, region=("0,100,100,120",))
+    assert any("50% of the area scored here was not predicted" in note for note in got["notes"])
+
+
+def test_an_evaluation_is_replaced_only_when_asked_for(saved, fragment):
+    first = run(saved, fragment, overwrite=False)
+    with pytest.raises(
+        FileExistsError, match=rf"out holds an evaluation already \(Dice {first['scores']['dice']:.4f} at"
+    ):
+        run(saved, fragment, threshold="0.3", overwrite=False)
+    assert json.loads((saved.parent / "out/evaluation.json").read_text()) == first
+    assert run(saved, fragment, threshold="0.3")["threshold"]["value"] == 0.3
+    (saved.parent / "out/evaluation.json").write_text("notes of mine")
+    with pytest.raises(FileExistsError, match="out holds an evaluation already; --overwrite"):
+        run(saved, fragment, overwrite=False)
 
 
 @pytest.mark.parametrize(

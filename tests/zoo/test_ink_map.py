@@ -208,3 +208,22 @@ def test_of_a_large_map_only_what_is_asked_for_is_read(tmp_path):
     path = tmp_path / "large.npy"
     np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(200_000, 100_000))  # 40 GB, sparse
     assert open_ink_map(path).read(199_000, 199_010, 5, 9).sum() == 0
+
+
+def test_an_unfinished_map_is_told_by_either_name(tmp_path: Path) -> None:
+    record = tmp_path / "m.zarr.partial/.inkzoo"
+    (record / "done").mkdir(parents=True)
+    (record / "plan.json").write_text(json.dumps({"shape": [300, 520], "shard": 256}))
+    (record / "done/0").touch()
+    for name in ("m.zarr", "m.zarr.partial"):
+        with pytest.raises(
+            ValueError, match=r"m.zarr is not finished: 5 of its 6 shards are missing; .*reduce .*m.zarr`"
+        ):
+            open_ink_map(tmp_path / name)
+    for shard in range(1, 6):
+        (record / f"done/{shard}").touch()
+    with pytest.raises(ValueError, match="all its shards are there, and `python -m zoo.predict reduce"):
+        open_ink_map(tmp_path / "m.zarr")
+    (record / "plan.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no such prediction"):
+        open_ink_map(tmp_path / "m.zarr")

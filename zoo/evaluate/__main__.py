@@ -12,6 +12,11 @@ from tyro.conf import arg
 from data_recipes.cli import run_cli
 
 
+def no_default(metavar: str) -> object:
+    """An option that stays out of the way where it is not given: --help says in words what holds then."""
+    return arg(metavar=metavar, help_behavior_hint="")
+
+
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Score an ink map against the label of its fragment.
@@ -24,15 +29,18 @@ class EvaluateOptions:
     """An ink map from `python -m zoo.predict` (OME-Zarr, TIFF or PNG), or anybody's: these, or .npy."""
     fragment: Annotated[tyro.conf.Positional[str], arg(metavar="FRAGMENT")]
     """The fragment with its ink label, or phantom:INK:SEED."""
-    out: Path | None = None
+    out: Annotated[Path | None, no_default("FOLDER")] = None
     """Folder for the files. Default: NAME_evaluation beside the prediction."""
-    threshold: Annotated[str | None, arg(metavar="T|best")] = None
-    """Ink is where the probability is T or more. Default: what is stored with the prediction, else 0.5. `best` takes
-    the T of the highest Dice on this very label: an upper bound, not a result."""
-    region: Annotated[tuple[str, ...], arg(metavar="Y0,Y1,X0,X1…")] = ()
-    """Rectangles to look at, rows Y0 to Y1 and columns X0 to X1 in px, the last ones left out. Default: all."""
-    only: Literal["validation"] | None = None
+    threshold: Annotated[str | None, no_default("T|best")] = None
+    """Ink is where the probability is T or more. Default: what is stored with the prediction, else 0.5. With `best`, T
+    is that of the highest Dice on this very label: an upper bound, not a result."""
+    region: Annotated[tuple[str, ...], no_default("Y0,Y1,X0,X1…")] = ()
+    """Rectangles to look at, rows Y0 to Y1 and columns X0 to X1 in px, the last ones left out. Default: all that was
+    predicted."""
+    only: Annotated[Literal["validation"] | None, no_default("validation")] = None
     """Count only what lies in the fragment's validation mask."""
+    overwrite: bool = False
+    """Replace the evaluation that lies in the folder already."""
 
 
 def main() -> None:

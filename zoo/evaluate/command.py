@@ -22,10 +22,10 @@ from data_recipes.files import check_writable, whole_file
 from data_recipes.fragment import Fragment, open_fragments
 from data_recipes.regions import Rect, subtract_all
 from data_recipes.resample import resampled
-from zoo.evaluate.curves import curves
+from zoo.evaluate.curves import best_threshold, curves, is_binary
 from zoo.evaluate.figures import draw_evaluation
 from zoo.evaluate.score import Counted, Evaluation, evaluate, histogram_of, what_counts
-from zoo.ink_map import InkMap, open_ink_map
+from zoo.ink_map import InkMap, open_ink_map, parse_region
 from zoo.metrics import InkHistogram
 from zoo.surface_dice import SURFACE_TOLERANCE
 
@@ -33,32 +33,37 @@ if TYPE_CHECKING:
     from zoo.evaluate.__main__ import EvaluateOptions
 
 UPPER_BOUND = "chosen on this label: an upper bound, not a result"
+MASK = "a binary mask: any threshold gives the same"
 _LIBRARIES = ("numpy", "opencv-python-headless", "tifffile", "zarr")
 
 
 def evaluate_command(options: EvaluateOptions) -> None:
     """As `EvaluateOptions` says. A user's mistake raises ValueError or FileNotFoundError."""
     given = _threshold(options.threshold)
-    region = [_rect(text) for text in options.region]
+    region = [parse_region(text) for text in options.region]
     ink_map = open_ink_map(options.prediction)
     fragment = _one_fragment(options.fragment)
     if (factor := ink_map.provenance.get("resampled", 1)) != 1:  # the map is at the voxel size of training
         fragment = resampled(fragment, factor)
-    counted = what_counts(fragment, ink_map.shape, region, only=options.only)
+    predicted = [Rect(*rect) for rect in ink_map.provenance.get("region") or ()]
+    counted = what_counts(fragment, ink_map.shape, region or predicted, only=options.only)
     out = options.out or options.prediction.absolute().parent / f"{options.prediction.stem}_evaluation"
+    if not options.overwrite:
+        _refuse_to_replace(out)
     check_writable(out)
 
     histogram = histogram_of(ink_map, counted, _track)
     threshold, source = _chosen(given, ink_map, histogram)
+    upper = source == UPPER_BOUND
     evaluation = evaluate(ink_map, counted, threshold, histogram=histogram, track=_track)
-    notes = [*_notes(ink_map, counted, evaluation), *([f"threshold {source}"] if given == "best" else [])]
+    notes = [*_notes(ink_map, counted, evaluation, predicted), *_threshold_notes(given, source, histogram)]
     scores = _scores(evaluation)
 
     console = Console(highlight=False)
     what = f"{options.prediction.name} on {fragment.name}"
     console.print(Text(f"{what}: {_area(evaluation)}"))
-    console.print(Text(f"ink is where the probability is {threshold:.4g} or more ({source})"))
-    console.print(_table(scores, upper=given == "best"))
+    console.print(Text(f"ink is where the probability is {threshold:.10g} or more ({source})"))
+    console.print(_table(scores, upper=upper))
     for note in notes:
         console.print(Text(note, "yellow"))
     facts = {
@@ -69,7 +74,8 @@ def evaluate_command(options: EvaluateOptions) -> None:
             "rects": [list(rect) for rect in counted.rects],
             "planes": {kind: str(path) for kind, path in fragment.sources.items()},
         },
-        "threshold": {"value": threshold, "source": source, "upper_bound": given == "best"},
+        "threshold": {"value": threshold, "source": source, "upper_bound": upper},
+        "binary_mask": is_binary(histogram),
         "scores": scores,
         "counts": evaluation.counts.__dict__ | {"pixels": histogram.pixels},
         "surface": evaluation.surface.__dict__ | {"tolerance_px": SURFACE_TOLERANCE},
@@ -84,10 +90,25 @@ def evaluate_command(options: EvaluateOptions) -> None:
     }
     with whole_file(out / "evaluation.json") as partial:
         partial.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    title = f"{what}, ink at {threshold:.3g}" + (f"\nthreshold {UPPER_BOUND}" if given == "best" else "")
+    title = f"{what}, ink at {threshold:.10g}" + {UPPER_BOUND: f"\nthreshold {source}", MASK: f"\n{source}"}.get(
+        source, ""
+    )
     draw_evaluation(evaluation, curves(histogram), title, out / "evaluation.png")
     for name in ("evaluation.json", "evaluation.png"):
         print(out / name)
+
+
+def _refuse_to_replace(out: Path) -> None:
+    """Raise FileExistsError where an evaluation lies in the folder, and say which."""
+    file = out / "evaluation.json"
+    if not file.exists() and not (out / "evaluation.png").exists():
+        return
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))
+        told = f" (Dice {there['scores']['dice']:.4f} at {there['threshold']['value']:.10g})"
+    except (OSError, ValueError, LookupError, TypeError):
+        told = ""  # another version's, or somebody else's
+    raise FileExistsError(f"{out} holds an evaluation already{told}; --overwrite replaces it, another --out keeps both")
 
 
 def _threshold(text: str | None) -> float | str | None:
@@ -102,16 +123,6 @@ def _threshold(text: str | None) -> float | str | None:
     return value
 
 
-def _rect(text: str) -> Rect:
-    try:
-        rect = Rect(*(int(part) for part in text.split(",")))
-    except (ValueError, TypeError):
-        raise ValueError(f"--region {text}: expected Y0,Y1,X0,X1 in px, such as 0,1000,500,1500") from None
-    if rect.y0 >= rect.y1 or rect.x0 >= rect.x1:
-        raise ValueError(f"--region {text}: is empty; expected Y0 < Y1 and X0 < X1")
-    return rect
-
-
 def _one_fragment(data: str) -> Fragment:
     found = open_fragments([data])
     if len(found) > 1:
@@ -122,21 +133,40 @@ def _one_fragment(data: str) -> Fragment:
 
 def _chosen(given: float | str | None, ink_map: InkMap, histogram: InkHistogram) -> tuple[float, str]:
     """The threshold, and in words where it comes from. Never from this label unless that was asked for."""
+    if is_binary(histogram):
+        return 0.5, MASK
     if isinstance(given, float):
         return given, "given with --threshold"
     if given == "best":
-        return histogram.best_threshold(), UPPER_BOUND
+        return best_threshold(histogram), UPPER_BOUND
     if ink_map.threshold is not None:
         return float(ink_map.threshold), "stored with the prediction"
     return 0.5, "not chosen: the prediction holds none; give one with --threshold"
 
 
-def _notes(ink_map: InkMap, counted: Counted, evaluation: Evaluation) -> list[str]:
-    """What a person should know of the map, the label and the numbers."""
+def _threshold_notes(given: float | str | None, source: str, histogram: InkHistogram) -> list[str]:
+    """What a person should know of where ink begins in this map."""
+    if is_binary(histogram):
+        notes = [
+            "the prediction is a binary mask, 0 and 1 and nothing between: its AUC, AP and calibration error are of "
+            "one threshold that was chosen before, and say little; score the probabilities instead, if you have them"
+        ]
+        return notes if given is None else [f"--threshold {given} has no effect on a binary mask", *notes]
+    if source == UPPER_BOUND:
+        return [f"threshold {source}"]
+    return []
+
+
+def _notes(ink_map: InkMap, counted: Counted, evaluation: Evaluation, predicted: Sequence[Rect]) -> list[str]:
+    """What a person should know of the map, the label and the numbers. `predicted`: all of the map where empty."""
     fragment = counted.fragment
     notes = list(ink_map.notes)
     if said := ink_map.provenance.get("fragment"):
         notes += [f"predicted on {said}, scored on {fragment.name}"] if said != fragment.name else []
+    if predicted and (beside := _share(subtract_all(counted.rects, predicted), counted)):
+        notes.append(f"{beside:.0%} of the area scored here was not predicted (--region), and is 0 in the map")
+    elif predicted:
+        notes.append("the map was predicted in part (--region): nothing else is scored")
     notes += _seen(ink_map, counted)
     notes += [note for note in fragment.notes if "mask:" in note or note.startswith("resampled")]
     counts = evaluation.counts
@@ -159,11 +189,15 @@ def _seen(ink_map: InkMap, counted: Counted) -> list[str]:
         if seen is None:
             said.append(f"{model} does not say where it was trained: whether it has seen this label is not known")
         elif rects := seen.get(name):
-            left = subtract_all(counted.rects, [Rect(*rect) for rect in rects])
-            share = 1 - sum(rect.area for rect in left) / sum(rect.area for rect in counted.rects)
+            share = 1 - _share(subtract_all(counted.rects, [Rect(*rect) for rect in rects]), counted)
             if share:
                 said.append(f"{model} was trained on {share:.0%} of the area scored here: this is no test of it")
     return said
+
+
+def _share(rects: Sequence[Rect], counted: Counted) -> float:
+    """How much of the rectangles that are scored these are."""
+    return sum(rect.area for rect in rects) / sum(rect.area for rect in counted.rects)
 
 
 def _scores(evaluation: Evaluation) -> dict[str, float | None]:

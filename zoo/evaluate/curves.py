@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from zoo.metrics import BINS, InkHistogram, threshold_at
 
+_ROUNDING = 0.01  # of a bin: by so much a threshold may lie below its edge, so that it can be told in few digits
+
 Values = NDArray[np.float64]
 
 
@@ -23,6 +25,27 @@ class Curves(NamedTuple):
     recall: Values  # also the true positive rate; NaN without ink
     false_positive_rate: Values  # NaN without blank
     dice: Values
+
+
+def best_threshold(histogram: InkHistogram) -> float:
+    """The threshold of the curve's highest Dice, in as few decimals as tell it; .5 where there is no ink.
+
+    Of a plateau one near its middle. It is a number to be told, stored and given again: nothing of it is rounded off.
+    """
+    if not histogram.counts[1].any():
+        return 0.5
+    held = np.flatnonzero(histogram.counts.sum(0))
+    at = int(np.nanargmax(curves(histogram).dice[:-1]))
+    high = threshold_at(int(held[at]))
+    low = threshold_at(int(held[at - 1]) + 1) if at else 0.0
+    low = min(low, high - _ROUNDING * (high - threshold_at(int(held[at]) - 1)))
+    rounded = (round((low + high) / 2, digits) for digits in range(1, 17))
+    return next((value for value in rounded if low <= value <= high), high)
+
+
+def is_binary(histogram: InkHistogram) -> bool:
+    """Whether what counts of a map is 0 or 1 and nothing between them, and both of them."""
+    return np.flatnonzero(histogram.counts.sum(0)).tolist() == [0, BINS - 1]
 
 
 def curves(histogram: InkHistogram) -> Curves:

@@ -46,7 +46,7 @@ def draw_evaluation(evaluation: Evaluation, lines: Curves, title: str, path: Pat
     _map(shown, evaluation)
     _precision(precision, evaluation, lines)
     _roc(roc, evaluation, lines)
-    _dice(dice, evaluation, lines)
+    draw_dice(dice, evaluation, lines)
     _reliability(reliability, evaluation)
     figure.suptitle(title, fontsize=11, parse_math=False)
     with whole_file(path) as partial:
@@ -98,12 +98,15 @@ def _roc(axes: Axes, evaluation: Evaluation, lines: Curves) -> None:
     _unit(axes, "false positive rate", "true positive rate", f"AUC {_told(evaluation.histogram.auc())}")
 
 
-def _dice(axes: Axes, evaluation: Evaluation, lines: Curves) -> None:
-    axes.plot(lines.threshold, lines.dice, color=COLOURS["right"])
+def draw_dice(axes: Axes, evaluation: Evaluation, lines: Curves) -> None:
+    """Dice at every threshold, in steps from one value of the map to the next, and the threshold that is scored."""
+    threshold, values = (np.concatenate([line[:1], line]) for line in (lines.threshold, lines.dice))
+    threshold[0] = 0  # below the lowest value of the map all is ink
+    axes.plot(threshold, values, color=COLOURS["right"], drawstyle="steps-pre")
     axes.axvline(evaluation.threshold, color=_LINE, linestyle=":", linewidth=1)
     dice = evaluation.counts.confusion.fbeta(1)
     axes.plot(evaluation.threshold, dice, "o", color=_LINE)
-    _unit(axes, "threshold", "Dice", f"Dice {_told(dice)} at {evaluation.threshold:.3g}")
+    _unit(axes, "threshold", "Dice", f"Dice {_told(dice)} at {evaluation.threshold:.10g}")
 
 
 def _reliability(axes: Axes, evaluation: Evaluation) -> None:
