@@ -65,6 +65,18 @@ class Row:
     steps: int | None = None
     train_seconds: float | None = None
     megapixels_per_second: float | None = None
+    budget: str = ""
+    tile_flops: float | None = None
+    step_flops: float | None = None
+    tiles_per_second: float | None = None
+    train_36000_tiles_hours: float | None = None
+    kaggle_fragment_hours: float | None = None
+    train_joules_per_1000_tiles: float | None = None
+    inference_joules_per_1000_tiles: float | None = None
+    batch_in_12_gb: float | None = None
+    batch_in_16_gb: float | None = None
+    batch_in_24_gb: float | None = None
+    batch_in_80_gb: float | None = None
     floor: bool = False
     control: bool = False
     runs: int = 0
@@ -121,6 +133,9 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     row.step_seconds, row.train_seconds = _mean(cost["step_seconds"], median), _mean(cost["train_seconds"])
     row.megapixels_per_second = _mean(cost["megapixels_per_second"], median)
     row.memory_kind = _first(cost["memory_kind"]) or ""
+    row.budget = _first([run.cost.get("budget") for run in good]) or ""
+    for key in _MEDIANS:
+        setattr(row, key, _mean([run.cost.get(key) for run in good], median))
     row.failures = [] if row.floor else _scores_by_chance(row, good) if row.control else _failures(row, good)
     return row
 
@@ -128,6 +143,11 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
 _COSTS = (
     *("parameters", "steps", "train_bytes", "inference_bytes", "memory_kind"),
     *("step_seconds", "train_seconds", "megapixels_per_second"),
+)
+_MEDIANS = (
+    *("tile_flops", "step_flops", "tiles_per_second", "train_36000_tiles_hours", "kaggle_fragment_hours"),
+    *("train_joules_per_1000_tiles", "inference_joules_per_1000_tiles"),
+    *("batch_in_12_gb", "batch_in_16_gb", "batch_in_24_gb", "batch_in_80_gb"),
 )
 
 
