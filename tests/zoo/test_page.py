@@ -115,8 +115,37 @@ def test_the_drawer_tells_card_controls_cost_and_every_fragment(ordinary: str) -
         assert words in text
     for words in ("zmean +0.", "null 97.5 %", "leak, px", "false ink", "0.420", "times scored", "without two 1"):
         assert words in text
+    for words in ("seconds a training step 0.62 s, quartiles 0.558 to 0.744 over 10 repeats", "36,000 tiles 1.55 h"):
+        assert words in text
+    for words in ("FLOPs of a tile, forward 2.48 G", "predicting all of 8181 × 6330 px 0.186 h", "fits 12 GB 179"):
+        assert words in text
+    apart, runs = text.index("Cost, measured apart from the runs"), text.index("What the runs took")
+    assert apart < text.index("tiles a second at inference 32.3 tiles/s") < runs < text.index("budget 300 steps")
+    assert runs < text.index("a training step, with reading tiles 0.682 s")
+    assert runs < text.index("peak memory of the training 224 MB (223 to 224)")
     for words in ("peak memory of training 223 MB", "lr 0.001", "loss.dice 1", "tile 32 px × 8 layers"):
         assert words in text
+
+
+def test_a_cost_that_was_not_measured_says_why_and_one_of_before_is_of_the_runs(tmp_path: Path) -> None:
+    of = example.fragment("one")
+    failed, before = example.bench(tmp_path, [of], {"m": (0.7, 100.0, 0.1), "n": (0.6, 100.0, 0.1)}, seeds=1)
+    failed.cost = {key: failed.cost[key] for key in ("parameters", "budget", "run_step_seconds")}
+    failed.notes = ["cost-training: not measured: killed by the system", "cost-inference: not measured: no room"]
+    before.cost = {"parameters": 7, "step_seconds": 0.5}
+    page = example.page(tmp_path, [of], [failed, before])
+    first, second = (" ".join(Elements(part).text.split()) for part in page.split('<dialog class="drawer"')[1:])
+    assert "cost of training not measured: killed by the system" in first
+    assert "cost of inference not measured: no room" in first
+    assert "seconds a training step 0.5 s" in second and "measured apart" not in second
+
+
+def test_the_charts_draw_cost_that_was_measured(ordinary: str) -> None:
+    data = json.loads(Elements(ordinary).scripts[1])
+    assert {"train_36000_tiles_hours", "kaggle_fragment_hours", "tile_flops"} <= data["measures"]["time"].keys()
+    assert "train_joules_per_1000_tiles" not in data["measures"]["time"], "no driver told the energy"
+    points = {point["label"]: point for point in data["points"]}
+    assert points["repmode_tiny"]["tile_flops"] == 2.48e9 and points["allink"]["tile_flops"] is None
 
 
 def test_hostile_text_stays_text(hostile: str) -> None:

@@ -24,7 +24,11 @@ MEASURES = {
     "time": {
         "step_seconds": "seconds a training step",
         "train_seconds": "seconds of training",
+        "train_36000_tiles_hours": "hours of training steps on 36,000 tiles",
         "seconds_per_megapixel": "seconds a megapixel at inference",
+        "kaggle_fragment_hours": "hours to predict 8181 × 6330 px",
+        "tile_flops": "FLOPs of a tile, forward",
+        "train_joules_per_1000_tiles": "joules of training on 1,000 tiles",
     },
 }
 
@@ -85,6 +89,10 @@ def _costs(row: Row) -> dict[str, float | None]:
         "parameters": row.parameters,
         "step_seconds": row.step_seconds,
         "train_seconds": row.train_seconds,
+        "train_36000_tiles_hours": row.train_36000_tiles_hours,
+        "kaggle_fragment_hours": row.kaggle_fragment_hours,
+        "tile_flops": row.tile_flops,
+        "train_joules_per_1000_tiles": row.train_joules_per_1000_tiles,
         "seconds_per_megapixel": 1 / rate if rate else None,
     }
     # A log axis has no place for zero.

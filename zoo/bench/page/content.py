@@ -58,6 +58,7 @@ class Entry:
     paper_url: str
     settings: Pairs
     cost: Pairs
+    run_cost: Pairs
     above: Table
     runs: Table
     fragments: Table
@@ -97,7 +98,8 @@ def entries(rows: Sequence[Row], results: Sequence[Result], shown: Sequence[Colu
                 card=card,
                 paper_url=url,
                 settings=_settings(row, runs),
-                cost=_cost(runs),
+                cost=_cost(runs, apart=True),
+                run_cost=_cost(runs, apart=False),
                 above=_above(row),
                 runs=_runs(runs),
                 fragments=_fragments(runs),
@@ -208,21 +210,44 @@ def _settings(row: Row, runs: Sequence[Result]) -> Pairs:
     return said
 
 
-def _cost(runs: Sequence[Result]) -> Pairs:
-    """Each measure of cost: the median over the runs, with the range where they differ."""
+_OF_RUNS = ("budget", "steps", "samples", "precision", "train_seconds", "train_flops", "wall_seconds")
+_ENDS = ("_low", "_high", "_repeats")
+
+
+def _cost(runs: Sequence[Result], *, apart: bool) -> Pairs:
+    """Each measure of cost that was measured apart from the runs, or else of the runs themselves.
+
+    The median over the runs, with the range where they differ; of what was repeated the quartiles. Of runs from before
+    anything was measured apart, all is of the runs.
+    """
     good = [run.cost for run in runs if run.status == "ok"]
+    repeated = {key.removesuffix("_repeats") for cost in good for key in cost if key.endswith("_repeats")}
+    ends = {name + end for name in repeated for end in _ENDS}
     said = []
-    for key in dict.fromkeys(key for cost in good for key in cost):
+    for key in dict.fromkeys(key for cost in good for key in cost if key not in ends):
+        own = not repeated or key in _OF_RUNS or key.startswith("run_")
         values = [cost[key] for cost in good if cost.get(key) is not None]
-        if not values:
+        if own == apart or not values:
             continue
         term = _term(key)
         if not all(map(_is_number, values)):
             said.append((term.long, ", ".join(dict.fromkeys(text for value in values for _, text in flat(value)))))
             continue
         low, mid, high = (cell(term, value).text for value in (min(values), median(values), max(values)))
-        said.append((term.long, f"{mid}{term.unit}" + (f" ({low} to {high})" if low != high else "")))
+        spread = _quartiles(term, key, good) if key in repeated else ""
+        said.append((term.long, f"{mid}{term.unit}" + spread + (f" ({low} to {high})" if low != high else "")))
+    if apart:
+        missing = (note.partition(": ") for run in runs for note in run.notes if note.startswith("cost-"))
+        said += dict.fromkeys((stage.replace("-", " of "), why) for stage, _, why in missing)
     return said
+
+
+def _quartiles(term: Term, key: str, costs: Sequence[Mapping[str, Any]]) -> str:
+    """Of the first run that has them: others of this configuration have copied its figures."""
+    low, high, repeats = next(
+        ([cost[key + end] for end in _ENDS] for cost in costs if key + "_repeats" in cost), (None, None, 0)
+    )
+    return f", quartiles {cell(term, low).text} to {cell(term, high).text} over {repeats} repeats"
 
 
 def _above(row: Row) -> Table:

@@ -52,18 +52,49 @@ TERMS = {
     "parameters": Term("parameters", "parameters", _COST, "{:.2f} M", 1e-6, low=True),
     "train_mb": Term("train MB", "peak memory of training", ("main", "cost"), "{:,.0f}", low=True),
     "inference_mb": Term("infer MB", "peak memory of inference", _COST, "{:,.0f}", low=True),
-    "step_seconds": Term("s/step", "seconds a training step", ("main", "cost"), "{:.3f}", 1, " s", low=True),
+    "step_seconds": Term("s/step", "seconds a training step", ("main", "cost"), "{:.3g}", 1, " s", low=True),
+    "tile_flops": Term("GFLOPs", "FLOPs of a tile, forward", _COST, "{:.3g}", 1e-9, " G", low=True),
+    "tiles_per_second": Term("tiles/s", "tiles a second at inference", _COST, "{:.3g}", 1, " tiles/s"),
+    "megapixels_per_second": Term(
+        "MP/s", "megapixels a second at inference, tiles overlapping as in the suite", _COST, "{:.3g}", 1, " MP/s"
+    ),
+    "train_36000_tiles_hours": Term("36k h", "training steps on 36,000 tiles", _COST, "{:.3g}", 1, " h", low=True),
+    "kaggle_fragment_hours": Term("Kaggle h", "predicting all of 8181 × 6330 px", _COST, "{:.3g}", 1, " h", low=True),
+    "train_joules_per_1000_tiles": Term(
+        "train J", "energy of training on 1,000 tiles", _COST, "{:,.0f}", 1, " J", low=True
+    ),
+    "inference_joules_per_1000_tiles": Term(
+        "infer J", "energy of predicting 1,000 tiles", _COST, "{:,.0f}", 1, " J", low=True
+    ),
     "steps": Term("steps", "training steps", _COST, "{:,.0f}", low=True),
     "train_seconds": Term("train s", "seconds of training", _COST, "{:,.0f}", 1, " s", low=True),
-    "megapixels_per_second": Term("MP/s", "megapixels a second at inference", _COST, "{:.3g}", 1, " MP/s"),
+    "step_flops": Term("step GFLOPs", "FLOPs of a training step", (), "{:.3g}", 1e-9, " G", low=True),
+    **{
+        f"batch_in_{size}_gb": Term(f"batch, {size} GB", f"batch of training that fits {size} GB", (), "{:,.0f}")
+        for size in (12, 16, 24, 80)
+    },
     "seconds_per_megapixel": Term("s/MP", "seconds a megapixel at inference", (), "{:.3g}", low=True),
-    "samples": Term("samples", "tiles seen in training", (), "{:,.0f}"),
+    "parameters_trained": Term("", "parameters that are trained", (), "{:.2f} M", 1e-6),
+    "batch_seconds": Term("", "seconds a batch at inference", (), "{:.3g}", 1, " s"),
+    "batch_size": Term("", "tiles a batch", (), "{:,.0f}"),
     "train_bytes": Term("", "peak memory of training", (), "{:,.0f}", 2**-20, " MB"),
     "train_bytes_reserved": Term("", "reserved in training", (), "{:,.0f}", 2**-20, " MB"),
     "inference_bytes": Term("", "peak memory of inference", (), "{:,.0f}", 2**-20, " MB"),
     "inference_bytes_reserved": Term("", "reserved at inference", (), "{:,.0f}", 2**-20, " MB"),
-    "inference_seconds": Term("", "seconds of inference", (), "{:.3g}", 1, " s"),
     "memory_kind": Term("kind of memory"),
+    "budget": Term("budget"),
+    "samples": Term("samples", "tiles seen in training", (), "{:,.0f}"),
+    "train_flops": Term("", "FLOPs of the training", (), "{:.4g}", 1e-12, " T"),
+    "wall_seconds": Term("", "training and scoring, from start to end", (), "{:,.0f}", 1, " s"),
+    "run_step_seconds": Term("", "a training step, with reading tiles", (), "{:.3g}", 1, " s"),
+    "run_train_bytes": Term("", "peak memory of the training", (), "{:,.0f}", 2**-20, " MB"),
+    "run_train_bytes_reserved": Term("", "reserved in the training", (), "{:,.0f}", 2**-20, " MB"),
+    "run_inference_bytes": Term("", "peak memory of the prediction", (), "{:,.0f}", 2**-20, " MB"),
+    "run_inference_bytes_reserved": Term("", "reserved in the prediction", (), "{:,.0f}", 2**-20, " MB"),
+    "run_inference_seconds": Term("", "seconds of the prediction", (), "{:.3g}", 1, " s"),
+    "run_inference_pixels": Term("", "pixels predicted", (), "{:.3g} M", 1e-6),
+    "run_megapixels_per_second": Term("", "prediction, with reading and blending", (), "{:.3g}", 1, " MP/s"),
+    "inference_seconds": Term("", "seconds of inference", (), "{:.3g}", 1, " s"),
 }
 
 FLOOR_NOTES = {
