@@ -70,7 +70,7 @@ def test_parts_and_reduce_give_the_bytes_of_one_run(home: Path, capsys: pytest.C
     assert map_of(home, "one.zarr")[:200].std() > 1
     assert tree(home / "one.zarr") == tree(home / "parts.zarr")
     assert (home / "one.tif").read_bytes() == (home / "parts.tif").read_bytes()
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match="one.zarr: exist already; remove them"):
         predict(home, "one.zarr")
 
 

@@ -81,6 +81,8 @@ def test_another_voxel_size_is_refused_resampled_or_ignored(tmp_path: Path) -> N
     assert fit_scale(contract(), near, "refuse", refused) == (contract(), near, 1.0)
     fit_scale(contract(), near, "resample", told.append)
     assert told.pop() == "voxels are 8 µm, 7.91 µm in training: no more than 2 % apart, so nothing is resampled"
+    fit_scale(contract(), segment(tmp_path / "same"), "resample", told.append)
+    assert told.pop() == "voxels are 7.91 µm, as in training: nothing is resampled"
     with pytest.raises(ValueError, match="needs both voxel sizes, and that of unknown is unknown; say it as voxel_um"):
         fit_scale(contract(), segment(tmp_path / "unknown", voxel_um=None), "resample", refused)
     with pytest.raises(ValueError, match="needs both voxel sizes, and the checkpoint does not say that of training"):

@@ -74,7 +74,7 @@ def test_killed_at_twenty_random_moments_the_map_is_the_same_byte_for_byte(tmp_p
         else:  # killed at the very end: the same command tidies up and says that the map is there
             again = start(tmp_path, f"{out}.zarr")
             _, told = again.communicate(timeout=300)
-            assert (again.returncode, "exists already" in told) == (2, True)
+            assert (again.returncode, "remove them or choose another name" in told) == (2, True)
         assert files_of(tmp_path, out) == whole
         if kills == KILLS:
             break

@@ -232,7 +232,7 @@ _ROWS = {
     "accuracy": ("pixel accuracy", ""),
     "precision": ("precision", ""),
     "recall": ("recall", ""),
-    "surface_dice": ("surface Dice", f"share of both boundaries within {SURFACE_TOLERANCE:g} px of the other"),
+    "surface_dice": ("surface Dice", f"boundaries' share within {SURFACE_TOLERANCE:g} px of the other's"),
     "pseudo_f": ("pseudo-F", "a stroke's core counts more than its rim"),
     "pseudo_precision": ("pseudo-precision", "false ink counts more beside a stroke"),
     "pseudo_recall": ("pseudo-recall", ""),

@@ -187,7 +187,8 @@ def _check_options(options: PredictOptions, under_torchrun: bool) -> None:
     remove_record(out)  # of a map that was finished by a process that was killed before it could tidy up
     taken = [path for path in paths.values() if path.exists()]
     if out.exists() or (taken and _begun(partial_of(out)) is None):
-        raise FileExistsError(f"{', '.join(map(str, taken))}: exists already; remove it or choose another name")
+        there = "exists already; remove it" if len(taken) == 1 else "exist already; remove them"
+        raise FileExistsError(f"{', '.join(map(str, taken))}: {there} or choose another name")
     check_threshold(options.threshold)
     _check_effects(options, set(paths), under_torchrun)
     if options.num_parts > 1 and not under_torchrun and (options.also or options.threshold is not None):

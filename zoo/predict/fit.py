@@ -84,8 +84,9 @@ def fit_scale(
         if mine and not its:
             say(f"voxel size unknown, taken as the {mine:g} µm of training")
         elif rule == "resample":
-            apart = f"no more than {100 * _SAME_SCALE:g} % apart"
-            say(f"voxels are {its:g} µm, {mine:g} µm in training: {apart}, so nothing is resampled")
+            trained = "as" if its == mine else f"{mine:g} µm"
+            near = "" if its == mine else f" no more than {100 * _SAME_SCALE:g} % apart, so"
+            say(f"voxels are {its:g} µm, {trained} in training:{near} nothing is resampled")
         return contract, fragment, 1.0
     if rule == "resample":
         factor = its / mine

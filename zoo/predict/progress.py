@@ -43,8 +43,11 @@ class _Speed:
         if self._before is None:
             self._before, self._began = done, time.monotonic()
         rate = (done - self._before) / max(time.monotonic() - self._began, 1e-9)
-        left = duration((self.pixels - done) / rate) if rate > 0 else "?"
-        return f"{done / 1e6:.1f} of {self.pixels / 1e6:.1f} Mpx  {rate / 1e6:.3f} Mpx/s  {left} left"
+        digits = 1 if self.pixels >= 1e7 else 2
+        so_far = f"{done / 1e6:.{digits}f} of {self.pixels / 1e6:.{digits}f} Mpx"
+        if not rate:  # nothing to tell a speed from
+            return so_far
+        return f"{so_far}  {rate / 1e6:.3f} Mpx/s  {duration((self.pixels - done) / rate)} left"
 
 
 def _lines(label: str, speed: _Speed, console: Console) -> Callable[[float], None]:
