@@ -90,7 +90,13 @@ def result(
     noise = gaussian_filter(rng.standard_normal(label.shape), 5)
     seen = gaussian_filter(label.astype(float), 2) * quality + (1 - quality) * (0.4 + 2.5 * noise)
     np.save(folder / map_name(of.name), np.clip(seen, 0, 1).astype(np.float16))
-    scores = {"dice": quality, "f05": quality - 0.05, "iou": quality / 2, "auc": (1 + quality) / 2, "auc_blocks": 0.8}
+    scores: dict[str, float | None] = {
+        "dice": quality,
+        "f05": quality - 0.05,
+        "iou": quality / 2,
+        "auc": (1 + quality) / 2,
+        "auc_blocks": 0.8,
+    }
     scores |= {"auc_rows": 0.78, "ap": quality, "ap_lift": 5 * quality, "prevalence": 0.16, "ece": 0.05}
     steps = np.linspace(1, 300, 120)
     losses = 0.3 + (1.5 - quality) * np.exp(-steps / (60 * (2 - quality))) + 0.02 * rng.standard_normal(120)

@@ -55,9 +55,7 @@ TERMS = {
     "step_seconds": Term("s/step", "seconds a training step", ("main", "cost"), "{:.3g}", 1, " s", low=True),
     "tile_flops": Term("GFLOPs", "FLOPs of a tile, forward", _COST, "{:.3g}", 1e-9, " G", low=True),
     "tiles_per_second": Term("tiles/s", "tiles a second at inference", _COST, "{:.3g}", 1, " tiles/s"),
-    "megapixels_per_second": Term(
-        "MP/s", "megapixels a second at inference, tiles overlapping as in the suite", _COST, "{:.3g}", 1, " MP/s"
-    ),
+    "megapixels_per_second": Term("MP/s", "megapixels a second at inference", _COST, "{:.3g}", 1, " MP/s"),
     "train_36000_tiles_hours": Term("36k h", "training steps on 36,000 tiles", _COST, "{:.3g}", 1, " h", low=True),
     "kaggle_fragment_hours": Term("Kaggle h", "predicting all of 8181 × 6330 px", _COST, "{:.3g}", 1, " h", low=True),
     "train_joules_per_1000_tiles": Term(
