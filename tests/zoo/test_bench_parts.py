@@ -19,7 +19,7 @@ from data_recipes.fragment import Fragment
 from data_recipes.regions import Rect
 from data_recipes.split import Fold
 from data_recipes.split_spec import SplitSpec
-from zoo.bench import compare, leaderboard
+from zoo.bench import compare, leaderboard, tables
 from zoo.bench.command import _check_models as check_models
 from zoo.bench.floors import fit_allink, fit_layout
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
@@ -230,7 +230,7 @@ def test_a_failed_run_is_the_last_row_with_its_reason(tmp_path: Path) -> None:
     failed = Result(run_id="x", status="out_of_memory", reason="too | big", spec=spec)
     rows = leaderboard.build_rows([failed, *results], tmp_path, floors=[])
     assert [row.label for row in rows] == ["good", "a|b<i>`$x"]
-    page = leaderboard.markdown(rows, "t", [])
+    page = tables.markdown(rows, "t", [])
     (line,) = (line for line in page.splitlines() if "too" in line)
     assert line.count(" | ") == page.splitlines()[2].count(" | ")
     assert "<i>" not in page

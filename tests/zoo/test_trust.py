@@ -14,7 +14,7 @@ from data_recipes.regions import Rect
 from data_recipes.split import Fold, leak_report
 from data_recipes.table import SampleTable
 from tests.zoo.test_bench_parts import fragment, plan, suite
-from zoo.bench import leaderboard
+from zoo.bench import leaderboard, tables
 from zoo.bench.floors import fit_layout
 from zoo.bench.leaderboard import Row
 from zoo.bench.plan import RunSpec
@@ -163,6 +163,6 @@ def test_what_fails_is_marked_in_every_output(page: Fragment, tmp_path: Path) ->
     result = finished(spec(page, "guesses"), tmp_path, page, squash(2 * texture(4)))
     rows = leaderboard.build_rows([result], tmp_path, floors=[])
     said = "not above what its own map scores when shifted"
-    leaderboard.write_leaderboard(rows, tmp_path, title="t", caption=[], meta={})
+    tables.write_leaderboard(rows, tmp_path, title="t", caption=[], meta={})
     for kind in ("md", "csv", "json"):
         assert said in (tmp_path / f"leaderboard.{kind}").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -70,7 +71,28 @@ class BenchOptions:
     """Print the runs and the time that they will take, and stop. What was never measured is tried, for seconds."""
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write the leaderboard of a finished bench anew, or that of several which ran the same suite on several machines.
+
+    Runs of models, folds and seeds are put together; benches that were not trained and scored alike are refused with
+    what differs. Where the data lies elsewhere, numbers alone are written.
+    """
+
+    folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="DIR…")]
+    """Folders of benches (their --out)."""
+    out: Path | None = None
+    """Where the leaderboard goes. Default: the folder itself; of several a folder of its own is needed."""
+    pictures: bool = True
+    """Show the data and the maps; --no-pictures where only numbers may be published."""
+
+
 def main() -> int:
+    if sys.argv[1:2] == ["report"]:
+        chosen = tyro.cli(ReportOptions, args=sys.argv[2:], prog="python -m zoo.bench report")
+        from zoo.bench.merge import report_command  # after parsing: --help must not wait for torch
+
+        return report_command(chosen)
     options = tyro.cli(BenchOptions, prog="python -m zoo.bench")
     from zoo.bench.command import bench  # after parsing: --help must not wait for torch
 

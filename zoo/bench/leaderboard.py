@@ -1,27 +1,18 @@
-"""The leaderboard of a bench: one row a configuration, as table, Markdown, CSV and JSON. From Results only."""
+"""The leaderboard of a bench: one row a configuration, from Results only. How it is shown: `zoo.bench.tables`."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from rich import box
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from zoo.bench.compare import Standing, standings
 from zoo.bench.plan import TURNED
-from zoo.bench.result import Result, write_whole
+from zoo.bench.result import Result
 from zoo.significance import PairedInterval
 
 QUALITY = (
@@ -169,7 +160,7 @@ def _failures(row: Row, runs: Sequence[Result]) -> list[str]:
 def _scores_by_chance(row: Row, runs: Sequence[Result]) -> list[str]:
     """A control fails where it scores: labels were turned by 180°, so that layers tell nothing of them."""
     if any(_above_null(run) for run in runs):
-        auc, high = (_number(value) for value in (row.quality.get("auc_blocks"), row.controls.get("null_high")))
+        auc, high = (f"{value:.3f}" for value in (row.quality.get("auc_blocks"), row.controls.get("null_high")))
         return [f"still scores: AUC {auc} of 16-px blocks, by chance no more than {high}; a leak, or layout"]
     return []
 
@@ -206,138 +197,3 @@ def _first(values: Sequence[Any]) -> Any:
 def _megabytes(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return max(known) / 2**20 if known else None
-
-
-def _number(value: float | None, pattern: str = "{:.3f}") -> str:
-    return "–" if value is None else pattern.format(value)
-
-
-def _columns(row: Row) -> dict[str, str]:
-    """What a person sees of a row, in order."""
-    interval = f" [{row.dice_low:.3f}, {row.dice_high:.3f}]" if row.dice_low is not None else ""
-    failed = f"failed: {'; '.join(row.failures)}" if row.failures else ""
-    remarks = [
-        *([failed] if failed else []),
-        *row.warnings,
-        *([f"{row.status}: {row.reason}" if row.reason else row.status] if row.status != "ok" else []),
-    ]
-    return {
-        "rank": _rank(row),
-        "model": row.label,
-        "controls": "" if row.floor or row.dice is None else "failed" if row.failures else "passed",
-        "Dice [95 %]": _number(row.dice) + interval,
-        "over floors": _over_floors(row),
-        "F0.5": _number(row.quality.get("f05")),
-        "surface Dice": _number(row.quality.get("surface_dice")),
-        "pseudo-F": _number(row.quality.get("pseudo_f")),
-        "centre lines": _number(row.quality.get("centre_line_recall")),
-        "AUC": _number(row.quality.get("auc")),
-        "AUC 16 px": _number(row.quality.get("auc_blocks")),
-        "AUC in rows": _number(row.quality.get("auc_rows")),
-        "AP": _number(row.quality.get("ap")),
-        "lift": _number(row.quality.get("ap_lift"), "{:.2f}"),
-        "params": _number(None if row.parameters is None else row.parameters / 1e6, "{:.2f} M"),
-        "train MB": _number(row.train_mb, "{:.0f}"),
-        "infer MB": _number(row.inference_mb, "{:.0f}"),
-        "s/step": _number(row.step_seconds),
-        "steps": _number(row.steps, "{:d}"),
-        "remarks": "; ".join(remarks),
-    }
-
-
-def _rank(row: Row) -> str:
-    if row.rank is not None:
-        return str(row.rank)
-    return "floor" if row.floor else "control" if row.control else "–"
-
-
-def _over_floors(row: Row) -> str:
-    """The lower end of the 95 % interval of the difference of Dice to the floor that comes closest."""
-    lows = [difference["lo"] for difference in row.above_floors.values() if difference["lo"] is not None]
-    return "–" if not lows or row.floor else f"≥ {min(lows):+.3f}"
-
-
-def rich_table(rows: Sequence[Row], title: str) -> Group:
-    """The leaderboard for a terminal: empty columns are left out, remarks stand below so that rows stay one line."""
-    cells = [_columns(row) for row in rows]
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    names = [name for name in _shown(cells) if name not in _PAGE_ONLY]
-    for name in names:
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
-    for row in cells:
-        table.add_row(*(escape(row[name]) for name in names))
-    remarks = [Text(f"{row['model']}: {row['remarks']}") for row in cells if row["remarks"]]
-    return Group(table, *remarks)
-
-
-_PAGE_ONLY = (
-    "F0.5",
-    "surface Dice",
-    "pseudo-F",
-    "centre lines",
-    "AUC 16 px",
-    "lift",
-    "params",
-    "infer MB",
-    "steps",
-    "remarks",
-)  # a terminal is narrower than the page
-
-
-def _shown(cells: Sequence[dict[str, str]]) -> list[str]:
-    if not cells:
-        return []
-    return [name for name in cells[0] if name in ("rank", "model") or any(row[name] not in ("–", "") for row in cells)]
-
-
-def markdown(rows: Sequence[Row], title: str, caption: Sequence[str]) -> str:
-    """The leaderboard as a Markdown page: a table, then what is needed to read it."""
-    cells = [_columns(row) for row in rows]
-    names = _shown(cells)
-    lines = [f"# {title}", "", "| " + " | ".join(names) + " |"]
-    lines.append("|" + "|".join(":---" if name in ("model", "remarks") else "---:" for name in names) + "|")
-    lines += ["| " + " | ".join(_plain(row[name]) for name in names) + " |" for row in cells]
-    return "\n".join([*lines, "", *(f"- {line}" for line in caption), ""])
-
-
-def _plain(text: str) -> str:
-    """A cell that cannot break out of its table or start markup."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace("`", "'")
-
-
-def csv_text(rows: Sequence[Row]) -> str:
-    """One line a configuration, numbers unrounded."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    plain = [name for name in Row.__dataclass_fields__ if name not in _NESTED]
-    floors = sorted({floor for row in rows for floor in row.above_floors})
-    writer.writerow(
-        [*plain, *_LISTS, *QUALITY[1:], *(f"above_{floor}_{end}" for floor in floors for end in ("lo", "hi"))]
-    )
-    for row in rows:
-        differences = [row.above_floors.get(floor, {}).get(end) for floor in floors for end in ("lo", "hi")]
-        lists = ("; ".join(getattr(row, name)) for name in _LISTS)
-        writer.writerow(
-            [*(getattr(row, n) for n in plain), *lists, *(row.quality.get(k) for k in QUALITY[1:]), *differences]
-        )
-    return stream.getvalue()
-
-
-_LISTS = ("failures", "warnings")
-_NESTED = ("to_leader", "above_floors", "above_floors_auc", "quality", "controls", "settings", *_LISTS)
-
-
-def write_leaderboard(
-    rows: Sequence[Row], out: Path, *, title: str, caption: Sequence[str], meta: dict[str, Any]
-) -> None:
-    """leaderboard.md, .csv and .json in `out`, each whole or not there."""
-    write_whole(out / "leaderboard.md", markdown(rows, title, caption))
-    write_whole(out / "leaderboard.csv", csv_text(rows))
-    content = {
-        "schema_version": 1,
-        "title": title,
-        "caption": list(caption),
-        **meta,
-        "rows": [asdict(row) for row in rows],
-    }
-    write_whole(out / "leaderboard.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

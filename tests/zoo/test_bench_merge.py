@@ -1,0 +1,83 @@
+"""`python -m zoo.bench report`: benches of several machines become one leaderboard, or a refusal that says why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.zoo.test_bench_parts import fragment, plan, saved_results, suite
+from zoo.bench.__main__ import ReportOptions
+from zoo.bench.merge import BenchRecord, check_comparable, report_command
+from zoo.bench.plan import RunSpec
+from zoo.bench.suite import ModelEntry, Suite
+
+
+def bench(out: Path, qualities: dict[str, float], seeds: tuple[int, ...] = (0, 1, 2), **environment: Any) -> Path:
+    """A finished bench in `out`, as `zoo.bench` leaves it."""
+    results = [result for result in saved_results(out, qualities, blocks=60) if result.spec.seed in seeds]
+    for result in results:
+        result.environment = environment
+        result.save(out / "runs" / result.run_id)
+    BenchRecord(suite=suite(), runs=[result.run_id for result in results]).save(out)
+    return out
+
+
+def merged(*folders: Path, out: Path) -> str:
+    assert report_command(ReportOptions(folders, out=out, pictures=False)) == 0
+    return (out / "leaderboard.md").read_text()
+
+
+def planned(**changed: Any) -> tuple[Suite, list[RunSpec]]:
+    made = suite(**{"models": [ModelEntry(name="depthcnn")], "floors": [], **changed})
+    return made, plan(made, {"a": fragment(np.eye(1024, dtype=np.uint8))}, [0, 1])
+
+
+def test_models_and_seeds_of_two_machines_stand_in_one_table(tmp_path: Path) -> None:
+    a = bench(tmp_path / "a", {"good": 0.8, "bad": 0.5}, (0,), hardware="one")
+    b = bench(tmp_path / "b", {"good": 0.8, "bad": 0.5}, (1, 2), hardware="other")
+    page = merged(a, b, out=tmp_path / "both")
+    assert "seeds 0, 1, 2" in page
+    assert "seconds and memory of different machines cannot be compared" in page
+    assert len(list((tmp_path / "both/runs").glob("*/result.json"))) == 12  # two models, two folds
+    assert merged(tmp_path / "both", out=tmp_path / "both") == page
+
+
+def test_a_run_that_both_made_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (bench(tmp_path / name, {"good": 0.8}, seeds) for name, seeds in (("a", (0, 1)), ("b", (1, 2))))
+    assert "seeds 0, 1, 2" in merged(a, b, out=tmp_path / "both")
+    assert "good, fold" in capsys.readouterr().out
+    assert len(list((tmp_path / "both/runs").iterdir())) == 6  # two folds
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"tile": 64}, "tile"),
+        ({"letter_px": 256}, "letter_px"),
+        ({"split": {"kind": "blocks", "parts": 3}}, "split"),
+        ({"train": {"lr": 0.5}}, "settings of depthcnn_tiny"),
+    ],
+)
+def test_benches_that_were_not_made_alike_are_refused_with_what_differs(changed: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"a and b cannot be compared: .*{named}"):
+        check_comparable({"a": planned(), "b": planned(**changed)})
+
+
+def test_other_machines_and_places_are_no_difference() -> None:
+    made, specs = planned()
+    moved = [spec.model_copy(update={"data": ["elsewhere"], "device": "cuda"}) for spec in specs]
+    check_comparable({"a": (made, specs), "b": (made, moved)})
+
+
+def test_a_folder_without_a_bench_and_one_in_the_way_are_named(tmp_path: Path) -> None:
+    a, b = (bench(tmp_path / name, {"good": 0.8}) for name in "ab")
+    with pytest.raises(FileNotFoundError, match="holds no bench"):
+        report_command(ReportOptions((tmp_path,)))
+    with pytest.raises(ValueError, match="a folder of its own"):
+        report_command(ReportOptions((a, b)))
+    BenchRecord(suite=suite(), runs=["never"]).save(b)
+    with pytest.raises(ValueError, match="none of its 1 runs has ended"):
+        report_command(ReportOptions((b,)))

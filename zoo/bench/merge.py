@@ -1,0 +1,167 @@
+"""`python -m zoo.bench report DIR…`: the leaderboard of one bench anew, or of several that ran on several machines."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.markup import escape
+
+from data_recipes.files import check_writable
+from data_recipes.fragment import Fragment, open_fragments
+from data_recipes.schema import describe
+from data_recipes.stamp import data_stamp
+from zoo.bench.plan import RunSpec
+from zoo.bench.report import report
+from zoo.bench.result import RESULT_FILE, Result, load_result, write_whole
+from zoo.bench.suite import Suite
+
+if TYPE_CHECKING:
+    from zoo.bench.__main__ import ReportOptions
+
+RECORD = "bench.json"
+
+
+class BenchRecord(BaseModel):
+    """What the bench in a folder last was: its suite, and the runs that belong to it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    suite: Suite
+    runs: list[str]
+    own_data: bool = False
+
+    def save(self, out: Path) -> None:
+        write_whole(out / RECORD, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> BenchRecord:
+        """The record in a folder.
+
+        Raises:
+            FileNotFoundError, ValueError: none is there, or none of this version.
+        """
+        path = folder / RECORD
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder}: holds no bench ({RECORD} is missing); give the --out of one")
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise ValueError(f"{path}: not a bench of this version: {describe(error, cls)}") from None
+
+
+def report_command(options: ReportOptions) -> int:
+    """Write the leaderboard of the benches in `options.folders` into `options.out`; 0, or 1 where a run had failed.
+
+    Raises:
+        FileNotFoundError, ValueError: no bench there, nothing finished in it, or benches that cannot be compared.
+    """
+    console = Console()
+    folders = list(dict.fromkeys(folder.resolve() for folder in options.folders))
+    records = {folder: BenchRecord.load(folder) for folder in folders}
+    found = {folder: _finished(folder, record) for folder, record in records.items()}
+    check_comparable(
+        {str(folder): (records[folder].suite, [result.spec for result in found[folder]]) for folder in folders}
+    )
+    out = (options.out or folders[0]).resolve()
+    if len(folders) > 1 and out in folders:
+        raise ValueError(f"--out {out}: is one of the benches; what they make together needs a folder of its own")
+    check_writable(out)
+    results = _together(found, out, console)
+    first = records[folders[0]]
+    if out != folders[0]:
+        record = first.model_copy(update={"runs": [result.run_id for result in results]})
+        record.save(out)
+    fragments = _fragments(results, console) if options.pictures else {}
+    rows = report(
+        results,
+        fragments,
+        first.suite,
+        out,
+        console,
+        own_data=first.own_data,
+        pictures=bool(fragments),
+    )
+    return 0 if all(row.status == "ok" for row in rows) else 1
+
+
+def check_comparable(benches: Mapping[str, tuple[Suite, Sequence[RunSpec]]]) -> None:
+    """All runs must have been split, trained and scored alike but for their model, fold, seed and machine.
+
+    Raises:
+        ValueError: with the first two benches that differ, and in what.
+    """
+    seen: dict[str, tuple[str, Any]] = {}
+    for name, (suite, specs) in benches.items():
+        for spec in specs:
+            said = {"split": suite.split, **_shared(spec)}
+            firsts = {what: seen.setdefault(what, (name, value)) for what, value in said.items()}
+            if differ := [what for what, (_, value) in firsts.items() if value != said[what]]:
+                raise ValueError(f"{firsts[differ[0]][0]} and {name} cannot be compared: {', '.join(differ)} differ")
+
+
+def _shared(spec: RunSpec) -> dict[str, Any]:
+    """What a run must have in common with every other that says the same of it."""
+    everything = spec.model_dump(mode="json")
+    rects = {key: everything.pop(key) for key in ("train_rects", "calibration_rects", "test_rects")}
+    own = {key: everything.pop(key) for key in ("model", "options", "floor", "labels_turned", "train")}
+    own["train"].pop("seed", None)
+    label, fold, seed = (everything.pop(key) for key in ("label", "fold", "seed"))
+    for of_the_machine in ("data", "device"):
+        del everything[of_the_machine]
+    return {**everything, f"regions of fold {fold}, seed {seed}": rects, f"settings of {label}": own}
+
+
+def _finished(folder: Path, record: BenchRecord) -> list[Result]:
+    """Results of the runs of a bench that have ended, failed ones too."""
+    paths = [folder / "runs" / run / RESULT_FILE for run in record.runs]
+    results = [load_result(path) for path in paths if path.is_file()]
+    if not results:
+        raise ValueError(f"{folder}: none of its {len(paths)} runs has ended; give the command that made it again")
+    return results
+
+
+def _together(found: Mapping[Path, Sequence[Result]], out: Path, console: Console) -> list[Result]:
+    """Each run once, its folder in `out`; of two of one model, fold and seed the one that succeeded, else the first."""
+    kept: dict[tuple[str, str, int], tuple[Path, Result]] = {}
+    for folder, results in found.items():
+        for result in results:
+            key = result.spec.label, result.spec.fold, result.spec.seed
+            earlier = kept.get(key)
+            if earlier is None or (earlier[1].status != "ok" and result.status == "ok"):
+                kept[key] = (folder, result)
+            elif result.status == "ok":
+                told = f"{key[0]}, fold {key[1]}, seed {key[2]}: in {earlier[0]} and {folder}, taken from the first"
+                console.print(f"[dim]{escape(told)}[/]")
+    for folder, result in kept.values():
+        if folder != out:
+            _copy(folder / "runs" / result.run_id, out / "runs" / result.run_id)
+    return [result for _, result in kept.values()]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A run's files without its checkpoint; the result last, so that a run is whole or not there."""
+    target.mkdir(parents=True, exist_ok=True)
+    files = [file for file in source.iterdir() if file.suffix in (".npy", ".npz")]
+    for file in [*files, source / RESULT_FILE]:
+        partial = target / f"{file.name}.partial"
+        shutil.copyfile(file, partial)
+        partial.replace(target / file.name)
+
+
+def _fragments(results: Sequence[Result], console: Console) -> dict[str, Fragment]:
+    """The fragments that were tested, where they lie here as they were; nothing where one is missing or has changed."""
+    try:
+        fragments = open_fragments(results[0].spec.data)
+        now = {name: data_stamp(fragment) for name, fragment in fragments.items()}
+    except (OSError, ValueError) as error:
+        console.print(f"no pictures: {escape(str(error))}")
+        return {}
+    if changed := [name for name, stamp in results[0].spec.stamps.items() if now.get(name) != stamp]:
+        console.print(f"no pictures: {escape(', '.join(changed))} is not what it was when the runs were made")
+        return {}
+    return fragments

@@ -1,0 +1,118 @@
+"""What a bench says of its finished runs: the table, leaderboard.md, .csv, .json and .html, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+from rich.markup import escape
+
+from data_recipes.fragment import Fragment
+from zoo.bench.figures import panels, quality_against_memory
+from zoo.bench.leaderboard import Row, build_rows
+from zoo.bench.page import write_page
+from zoo.bench.result import Result
+from zoo.bench.suite import Suite
+from zoo.bench.tables import rich_table, write_leaderboard
+
+
+def report(
+    results: Sequence[Result],
+    fragments: dict[str, Fragment],
+    suite: Suite,
+    out: Path,
+    console: Console,
+    *,
+    own_data: bool = False,
+    pictures: bool = True,
+) -> list[Row]:
+    """Write leaderboard, page and pictures of finished runs and show the table; numbers alone without `pictures`."""
+    floors = _floors(results, suite)
+    rows = build_rows(results, out, floors=floors)
+    title = f"inkzoo, suite {suite.name}" + (f" on {', '.join(fragments)}" if own_data else "")
+    caption = _caption(results, suite, floors)
+    good = next((result for result in results if result.status == "ok"), None)
+    meta = {"suite": suite.model_dump(mode="json"), "environment": good.environment if good else {}}
+    write_leaderboard(rows, out, title=title, caption=caption, meta=meta)
+    write_page(rows, results, fragments, out, title=title, caption=caption, meta=meta, pictures=pictures)
+    of_own_labels = [result for result in results if not result.spec.labels_turned]
+    drawn = panels(of_own_labels, fragments, out) if pictures else []
+    if quality_against_memory(rows, out / "quality_memory.png", title):
+        drawn.insert(0, out / "quality_memory.png")
+    console.print()
+    console.print(rich_table(rows, title))
+    for line in caption:
+        console.print(f"[dim]{escape(line)}[/]")
+    console.print(f"\nWritten to {escape(str(out))}: leaderboard.html, .md, .csv, .json" + _names(drawn))
+    return rows
+
+
+def _names(pictures: Sequence[Path]) -> str:
+    return "".join(f", {escape(path.name)}" for path in pictures)
+
+
+def _floors(results: Sequence[Result], suite: Suite) -> list[str]:
+    """Labels of the rows that are floors."""
+    specs = [result.spec for result in results]
+    return list(dict.fromkeys(s.label for s in specs if s.floor or {s.model, s.label} & set(suite.floors)))
+
+
+def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> list[str]:
+    spec = results[0].spec
+    seeds = sorted({result.spec.seed for result in results})
+    folds = sorted({result.spec.fold for result in results})
+    good = [result for result in results if result.status == "ok"]
+    lines = [
+        "rank: 1 is the group that cannot be told from the best Dice, in which the least training memory is first; "
+        "every pair is compared on the same runs, with what blocks of "
+        f"{suite.letter_px} px{', seeds' if len(seeds) > 1 else ''}{' and folds' if len(folds) > 1 else ''} scatter, "
+        "Holm over the pairs; no rank where fewer than 30 blocks hold or are given ink",
+        *(["one seed: how much training itself scatters is not in the intervals"] if len(seeds) == 1 else []),
+        *(
+            ["labels turned: trained and scored on labels turned by 180°; what scores there is a leak, or layout"]
+            if any(result.spec.labels_turned for result in results)
+            else []
+        ),
+        "over floors: lower end of the 95 % interval of the paired difference of Dice to the floor that comes closest",
+        "threshold: best Dice on held-out strips of the training side, never on test",
+        f"test: {', '.join(spec.test_rects)}",
+        f"folds {', '.join(folds)}; seeds {', '.join(map(str, seeds))}; recipe {suite.recipe}, {suite.tile} px × "
+        f"{suite.depth} layers, buffer {spec.buffer} px",
+        f"floors: {', '.join(floors)}; a row that is not above one of them fails" if floors else "floors: none",
+    ]
+    if good:
+        leak = sum((result.controls.get("leak") or {}).get("overlap_px", 0) for result in good)
+        lines.append(f"leak: {leak} test pixels seen in training")
+        lines += _where(good)
+        scored = max(result.times_scored for result in good)
+        often = "once" if scored <= 1 else f"up to {scored} times"
+        lines.append(f"a configuration has been scored on this test region {often}")
+        agreement = next((found for run in good if (found := run.controls.get("label_agreement"))), None)
+        if agreement:
+            told = ", ".join(
+                f"{what} {agreement[key]:.3f}" for what, key in _AGREEMENT if agreement.get(key) is not None
+            )
+            lines.append(f"ceiling: the two labels of what is tested agree to {told}; a higher score says nothing more")
+        prevalence = [r.quality["prevalence"] for r in good if r.quality.get("prevalence") is not None]
+        if prevalence:
+            lines.append(f"ink is {100 * cast(float, prevalence[0]):.1f} % of the pixels that count")
+    return lines
+
+
+def _where(results: Sequence[Result]) -> list[str]:
+    """On which machines, with which versions."""
+    labels: dict[str, set[str]] = {}
+    for result in results:
+        labels.setdefault(str(result.environment.get("hardware", "unknown")), set()).add(result.spec.label)
+    commits = sorted({result.environment.get("commit") or "unknown" for result in results})
+    torch = sorted({str(result.environment.get("versions", {}).get("torch", "unknown")) for result in results})
+    found = [f"{', '.join(labels)}; torch {', '.join(torch)}; commit {', '.join(commits)}"]
+    if len(labels) > 1:
+        told = "; ".join(f"{hardware}: {', '.join(sorted(of))}" for hardware, of in labels.items())
+        found.append(f"seconds and memory of different machines cannot be compared: {told}")
+    return found
+
+
+_AGREEMENT = (("Dice", "dice"), ("F0.5", "f05"), ("accuracy", "accuracy"), ("surface Dice", "surface_dice"))
