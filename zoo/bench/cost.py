@@ -4,7 +4,8 @@
 peaks are measured from a fresh start. What they find is kept in OUT/cost under all that it depends on, and every run of
 that configuration copies it into its Result. Times are of batches that lie on the device: reading and writing, which
 depend on disks, are not in them; augmentation is a part of a training step, as it is in a run. Each is the median of
-warmed-up repeats, with its quartiles.
+warmed-up repeats, with its quartiles; whatever else the machine does meanwhile is in them, such as other runs on a node
+of a cluster.
 """
 
 from __future__ import annotations

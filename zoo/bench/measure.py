@@ -70,7 +70,6 @@ def measure(stage: str, spec: RunSpec, repeats: Repeats | None = None) -> dict[s
 
 
 def _inference(spec: RunSpec, how: Repeats) -> dict[str, Any]:
-
     config, device = TrainConfig(**spec.train), torch.device(spec.device)
     model, size = _build(spec), config.batch_size
     precision = resolve_precision(config.precision, device)
@@ -98,12 +97,11 @@ def _inference(spec: RunSpec, how: Repeats) -> dict[str, Any]:
 
 
 def _training(spec: RunSpec, how: Repeats) -> dict[str, Any]:
-
     config, device = TrainConfig(**spec.train), torch.device(spec.device)
     model, size = _build(spec), config.batch_size
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    low = min(size, max(2, size // _PART))
+    low = size if config.compile else min(size, max(2, size // _PART))  # a second shape would be compiled anew, slower
     with PeakMemory(device, model) as peak:
         with PeakMemory(device, model) as less:
             step = _steps(model, spec, config, training_precision(config.precision, model, device))
@@ -131,14 +129,12 @@ def _training(spec: RunSpec, how: Repeats) -> dict[str, Any]:
 
 def _build(spec: RunSpec) -> InkModel:
     """The run's model with random weights."""
-
     torch.manual_seed(0)
     return create_model(spec.model, depth=spec.depth, tile=spec.tile, classes=spec.classes, **_options(spec))
 
 
 def _options(spec: RunSpec) -> dict[str, Any]:
     """Without those that only give weights to start from: they are read from a disk, and cost no step anything."""
-
     if not spec.options:
         return {}
     try:
@@ -150,7 +146,6 @@ def _options(spec: RunSpec) -> dict[str, Any]:
 
 def _flops(spec: RunSpec, size: int) -> tuple[int | None, int | None]:
     """Of a tile on the way forward, and of a training step; None where they cannot be counted without weights."""
-
     try:
         with without_weights():
             model = create_model(spec.model, depth=spec.depth, tile=spec.tile, classes=spec.classes, **_options(spec))
@@ -164,7 +159,6 @@ def _steps(model: InkModel, spec: RunSpec, config: TrainConfig, precision: Chose
 
     It is given the step's number, which decides how tiles are augmented, and how many tiles there are.
     """
-
     device, size = torch.device(spec.device), config.batch_size
     fabric = make_fabric(device, precision)
     loss_of = make_loss(config.loss, smoothing=config.smoothing, classes=spec.classes)
@@ -229,6 +223,5 @@ def _timed(work: Callable[[], object], device: torch.device, how: Repeats) -> tu
 
 def _spread(name: str, times: list[float]) -> dict[str, Any]:
     """Median and quartiles of the repeats."""
-
     low, middle, high = (float(value) for value in np.percentile(times, (25, 50, 75)))
     return {name: middle, f"{name}_low": low, f"{name}_high": high, f"{name}_repeats": len(times)}
