@@ -217,16 +217,22 @@ def _fold(
             f"fold {name}: no room for training and calibration beside a buffer of {buffer} px "
             f"(training side {sizes}); use a smaller tile and buffer, other parts, or a larger fragment"
         )
+    fold = Fold(name, train, calibration, dict(test), buffer)
     if holds is not None:
-        found = [holds(fragment, strip) for fragment, strips in calibration.items() for strip in strips]
-        for there, what in zip(map(any, zip(*found, strict=True)), ("ink", "blank papyrus"), strict=True):
-            if not there:
-                raise ValueError(
-                    f"fold {name}: no calibration strip of {', '.join(calibration)} holds supervised papyrus with and "
-                    f"without ink ({what} is missing), so no threshold can be chosen; check the label and the "
-                    "supervision mask of the training side, or use fewer calibration_parts"
-                )
-    return Fold(name, train, calibration, dict(test), buffer)
+        check_calibration(fold, holds)
+    return fold
+
+
+def check_calibration(fold: Fold, holds: Holds) -> None:
+    """ValueError where a fold's calibration region lacks ink or blank papyrus: no threshold can be chosen there."""
+    found = [holds(fragment, strip) for fragment, strips in fold.calibration.items() for strip in strips]
+    for there, what in zip(map(any, zip(*found, strict=True)), ("ink", "blank papyrus"), strict=True):
+        if not there:
+            raise ValueError(
+                f"fold {fold.name}: no calibration strip of {', '.join(fold.calibration)} holds supervised papyrus "
+                f"with and without ink ({what} is missing), so no threshold can be chosen; check the label and the "
+                "supervision mask of the training side, or use fewer calibration_parts"
+            )
 
 
 def _fit_for_a_threshold(strips: list[Rect], fragment: str, holds: Holds) -> list[Rect]:

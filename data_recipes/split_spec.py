@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_recipes.regions import Rect, whole
-from data_recipes.split import Fold, Holds, blocks, explicit, leave_one_out
+from data_recipes.regions import Rect, Region, whole
+from data_recipes.shots import few_shots
+from data_recipes.split import Fold, Holds, blocks, check_calibration, explicit, leave_one_out
 
 RectSpec = tuple[int, int, int, int]
 """y0, y1, x0, x1 in px."""
@@ -42,6 +43,9 @@ class SplitSpec(BaseModel):
 
     `auto` leaves one fragment out where there are several and takes blocks of it where there is one; `fragments` names
     those for training and those for testing; `rects` names rectangles [y0, y1, x0, x1] of each fragment.
+
+    With `shots` only so many squares of the training side are trained on (`data_recipes.shots`). The calibration strips
+    are labelled beside them, so AUC and AP, which need no threshold, are the numbers to read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +61,14 @@ class SplitSpec(BaseModel):
     calibration_parts: int = Field(
         default=6, ge=2, description="one strip in so many of the training region sets the threshold"
     )
+    calibration: list[str] = Field(
+        default=[],
+        description="fragments: those that set the threshold, whole, where strips of them and a buffer have no room",
+    )
+    shots: int | None = Field(
+        default=None, ge=1, description="squares of the training side that are trained on; none: all of it"
+    )
+    shot_px: int = Field(default=256, ge=16, description="side of such a square; at least the tile")
 
     @model_validator(mode="after")
     def _names_what_it_needs(self) -> SplitSpec:
@@ -66,6 +78,11 @@ class SplitSpec(BaseModel):
         ):
             shape = "a list of fragment names" if wanted is list else "rectangles by fragment name"
             raise ValueError(f"split kind {self.kind} needs train and test, each {shape}")
+        if self.calibration:
+            if self.kind != "fragments":
+                raise ValueError(f"calibration names fragments for split kind fragments; this one is {self.kind}")
+            if twice := sorted({*self.train, *self.test} & {*self.calibration} | {*self.train} & {*self.test}):
+                raise ValueError(f"the split names {', '.join(twice)} for two of train, calibration and test")
         return self
 
 
@@ -82,9 +99,10 @@ def build_folds(split: SplitSpec, fragments: Mapping[str, Labelled], *, buffer: 
         seed: of the run.
 
     Raises:
-        ValueError: no label, a name or rectangle that is not there, no room, or no strip to choose a threshold on.
+        ValueError: no label, a name or rectangle that is not there, no room, no strip to choose a threshold on, or too
+            few squares for the shots.
     """
-    named = [*split.train, *split.test] if split.kind in ("fragments", "rects") else []
+    named = [*split.train, *split.test, *split.calibration] if split.kind in ("fragments", "rects") else []
     for name in named:
         if name not in fragments:
             raise ValueError(f"the split names fragment {name!r}; the data has {', '.join(fragments)}")
@@ -96,7 +114,11 @@ def build_folds(split: SplitSpec, fragments: Mapping[str, Labelled], *, buffer: 
     if not labelled:
         raise ValueError(f"none of {', '.join(fragments)} has an ink label, so nothing can be trained or scored")
     parts, index, holds = split.calibration_parts, seed % split.calibration_parts, _contents(labelled)
-    if named:
+    if split.calibration:
+        sides = (split.train, split.calibration, split.test)
+        folds = [Fold("test", *(_planes(side, labelled) for side in sides), buffer)]
+        check_calibration(folds[0], holds)
+    elif named:
         train, test = (_rects(side, labelled) for side in (split.train, split.test))
         folds = [
             explicit(
@@ -125,6 +147,8 @@ def build_folds(split: SplitSpec, fragments: Mapping[str, Labelled], *, buffer: 
             calibration_index=index,
             holds=holds,
         )
+    if split.shots is not None:
+        folds = [few_shots(fold, shots=split.shots, side=split.shot_px, seed=seed, holds=holds) for fold in folds]
     left_out = tuple(name for name in fragments if name not in labelled)
     return [replace(fold, left_out=left_out) for fold in folds]
 
@@ -133,7 +157,11 @@ def _rects(
     side: list[str] | dict[str, list[RectSpec]], fragments: Mapping[str, Labelled]
 ) -> Mapping[str, Sequence[Sequence[int]]]:
     """One side of a split that names rectangles of fragments, or whole ones."""
-    return side if isinstance(side, dict) else {name: [whole(fragments[name].shape)] for name in side}
+    return side if isinstance(side, dict) else _planes(side, fragments)
+
+
+def _planes(names: Iterable[str], fragments: Mapping[str, Labelled]) -> Region:
+    return {name: (whole(fragments[name].shape),) for name in names}
 
 
 def _contents(fragments: Mapping[str, Labelled]) -> Holds:

@@ -108,3 +108,62 @@ def test_a_split_names_what_it_needs():
         SplitSpec.model_validate({**BOTH, "train": ["a"]})
     with pytest.raises(ValueError, match="names fragment 'b'; the data has a"):
         strips(fragment(lines()), [0], train={"b": [[0, 1, 0, 1]]})
+
+
+def few(shots, seed=0, planes=None, **changed):
+    split = SplitSpec.model_validate({**BOTH, "shots": shots, "shot_px": 30, **changed})
+    planes = {"a": fragment(lines((0, 90), (150, 210), (260, 300), (400, 600)))} if planes is None else planes
+    (fold,) = build_folds(split, planes, buffer=20, seed=seed)
+    return fold
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shots_are_squares_with_ink_and_papyrus_away_from_what_is_held_out(seed):
+    label = lines((0, 90), (150, 210), (260, 300), (400, 600))
+    fold, everything = few(3, seed), few(None, seed)
+    assert (fold.test, fold.calibration) == (everything.test, everything.calibration)
+    assert len(set(fold.train["a"])) == 3
+    for square in fold.train["a"]:
+        assert (square.height, square.width) == (30, 30)
+        assert 0 < label[square.slices].sum() < 900
+        assert any(side.intersect(square) == square for side in everything.train["a"])
+        assert not any(strip.grow(20).intersect(square) for strip in (*fold.calibration["a"], *fold.test["a"]))
+
+
+def test_shots_are_nested_and_drawn_from_the_seed():
+    drawn = [few(shots).train["a"] for shots in (1, 2, 4)]
+    assert set(drawn[0]) < set(drawn[1]) < set(drawn[2])
+    assert few(4).train == few(4).train
+    assert len({few(1, seed).train["a"] for seed in (0, 6, 12, 18)}) > 1  # one strip, several draws
+
+
+def test_shots_come_from_all_training_fragments():
+    planes = {name: fragment(lines((0, 1000)), name) for name in "abc"}
+    named = {"kind": "fragments", "train": ["a", "b"], "test": ["c"]}
+    assert {name for seed in range(8) for name in few(1, seed, planes, **named).train} == {"a", "b"}
+    fold = few(1, 0, planes, **named)
+    assert len(fold.train) == 1
+    assert set(fold.calibration) == {"a", "b"}
+
+
+def test_more_shots_than_squares_is_said():
+    with pytest.raises(
+        ValueError, match=r"has \d squares of 90 px with ink and blank papyrus, 50 shots were asked for"
+    ):
+        few(50, shot_px=90)
+
+
+def test_named_fragments_set_the_threshold_whole():
+    planes = {name: fragment(lines((0, 500)), name) for name in "abc"}
+    named = {"kind": "fragments", "train": ["a"], "calibration": ["b"], "test": ["c"]}
+    (fold,) = build_folds(SplitSpec.model_validate(named), planes, buffer=800, seed=0)  # no room for strips
+    plane = (Rect(0, 100, 0, 1000),)
+    assert (fold.train, fold.calibration, fold.test) == ({"a": plane}, {"b": plane}, {"c": plane})
+    with pytest.raises(ValueError, match="names fragment 'd'; the data has a, b, c"):
+        build_folds(SplitSpec.model_validate({**named, "calibration": ["d"]}), planes, buffer=0, seed=0)
+    with pytest.raises(ValueError, match="of b holds .*ink is missing"):
+        build_folds(SplitSpec.model_validate(named), {**planes, "b": fragment(lines(), "b")}, buffer=0, seed=0)
+    with pytest.raises(ValueError, match="names a for two of train, calibration and test"):
+        SplitSpec.model_validate({**named, "calibration": ["a"]})
+    with pytest.raises(ValueError, match="this one is auto"):
+        SplitSpec.model_validate({"calibration": ["a"]})
