@@ -115,8 +115,8 @@ def build_folds(split: SplitSpec, fragments: Mapping[str, Labelled], *, buffer: 
         raise ValueError(f"none of {', '.join(fragments)} has an ink label, so nothing can be trained or scored")
     parts, index, holds = split.calibration_parts, seed % split.calibration_parts, _contents(labelled)
     if split.calibration:
-        sides = (split.train, split.calibration, split.test)
-        folds = [Fold("test", *(_planes(side, labelled) for side in sides), buffer)]
+        train, held, test = (_planes(side, labelled) for side in (split.train, split.calibration, split.test))
+        folds = [Fold("test", train, held, test, buffer)]
         check_calibration(folds[0], holds)
     elif named:
         train, test = (_rects(side, labelled) for side in (split.train, split.test))
