@@ -70,20 +70,20 @@ def predicting(spec: RunSpec, size: int, seconds: float) -> dict[str, float]:
     }
 
 
-def batches_that_fit(low: tuple[int, int], high: tuple[int, int], *, on_gpu: bool) -> dict[str, int | None]:
-    """The largest batch of training that fits `SIZES_GB`, on the line through two measured (tiles, peak bytes).
+def batches_that_fit(batch: int, peak: int, fixed: int, *, on_gpu: bool) -> dict[str, int]:
+    """The largest batch of training that fits `SIZES_GB`, from the peak in bytes of one of `batch` tiles.
 
-    As much stays free as `zoo.train.plan` leaves. It is an estimate: what a planner chooses it has tried. 0: not one
-    tile; None: the larger batch took no more, which says nothing.
+    `fixed` bytes of it, weights, gradients and the optimizer's state, do not grow with the batch; all else is taken to,
+    libraries' workspace with it, so that the estimate is rather low. As much stays free as `zoo.train.plan` leaves,
+    which tries what it chooses. 0: not one tile.
     """
     from zoo.train.plan import CONTEXT, MARGIN
 
-    each = (high[1] - low[1]) / (high[0] - low[0])
-    found: dict[str, int | None] = {}
+    each = max(1.0, (peak - fixed) / batch)
+    found = {}
     for size in SIZES_GB:
         limit = min(size * 10**9 * (1 - MARGIN), size * 10**9 - (CONTEXT if on_gpu else 0))
-        fits = None if each <= 0 else max(0, math.floor((limit - high[1]) / each + high[0]))
-        found[f"batch_in_{size}_gb"] = fits
+        found[f"batch_in_{size}_gb"] = max(0, math.floor((limit - fixed) / each))
     return found
 
 

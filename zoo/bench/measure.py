@@ -25,7 +25,7 @@ from zoo.cost import count_cost, count_step_flops, without_weights
 from zoo.degrade import degrade
 from zoo.device import Chosen, autocast, resolve_precision, to_channels_last
 from zoo.losses import make_loss
-from zoo.memory import PeakMemory, one_memory_error
+from zoo.memory import PeakMemory, one_memory_error, state_bytes
 from zoo.models.base import InkModel, ink_probability
 from zoo.registry import create_model, model_card
 from zoo.train.average import make_average, update_average
@@ -36,8 +36,6 @@ from zoo.train.loop import _loss, _micro_batches, in_float32
 from zoo.train.optim import make_optimizer
 from zoo.train.probe import noise
 
-_PART = 4  # a batch is set against one of a quarter of it
-_FIRST = 2  # steps of the smaller batch: in the second the optimizer has its state
 _SHORTEST = 1.0  # s in which the energy counter moves often enough to be read
 
 
@@ -101,14 +99,10 @@ def _training(spec: RunSpec, how: Repeats) -> dict[str, Any]:
     model, size = _build(spec), config.batch_size
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    low = size if config.compile else min(size, max(2, size // _PART))  # a second shape would be compiled anew, slower
     with PeakMemory(device, model) as peak:
-        with PeakMemory(device, model) as less:
-            step = _steps(model, spec, config, training_precision(config.precision, model, device))
-            for number in range(_FIRST):
-                step(number, low)
-        numbers = itertools.count(_FIRST)
-        times, energy = _timed(lambda: step(next(numbers), size), device, how)
+        step = _steps(model, spec, config, training_precision(config.precision, model, device))
+        numbers = itertools.count()
+        times, energy = _timed(lambda: step(next(numbers)), device, how)
     forward, step_flops = _flops(spec, size)
     found = {
         **_spread("step_seconds", times),
@@ -122,8 +116,11 @@ def _training(spec: RunSpec, how: Repeats) -> dict[str, Any]:
         "memory_kind": peak.kind,
     }
     found["train_36000_tiles_hours"] = TRAINING_TILES / size * found["step_seconds"] / 3600
-    if low < size and config.micro_batch is None:
-        found |= batches_that_fit((low, less.bytes), (size, peak.bytes), on_gpu=device.type == "cuda")
+    if config.micro_batch in (None, size):
+        moments = 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)  # and gradients
+        averaged = state_bytes(model) if config.ema or config.average_last else 0
+        fixed = state_bytes(model) + moments + averaged
+        found |= batches_that_fit(size, peak.bytes, fixed, on_gpu=device.type == "cuda")
     return found
 
 
@@ -154,10 +151,10 @@ def _flops(spec: RunSpec, size: int) -> tuple[int | None, int | None]:
         return None, None
 
 
-def _steps(model: InkModel, spec: RunSpec, config: TrainConfig, precision: Chosen) -> Callable[[int, int], None]:
+def _steps(model: InkModel, spec: RunSpec, config: TrainConfig, precision: Chosen) -> Callable[[int], None]:
     """A function that makes one step of the training loop, on noise that lies on the device already.
 
-    It is given the step's number, which decides how tiles are augmented, and how many tiles there are.
+    It is given the step's number, which decides how tiles are augmented.
     """
     device, size = torch.device(spec.device), config.batch_size
     fabric = make_fabric(device, precision)
@@ -175,15 +172,15 @@ def _steps(model: InkModel, spec: RunSpec, config: TrainConfig, precision: Chose
     tiles = noise(spec.depth, spec.tile, size, 0, classes=spec.classes)
     every = to_device(default_collate([tiles[index] for index in range(size)]), device)
 
-    def step(number: int, count: int) -> None:
-        batch = {key: value[:count] for key, value in every.items()}
+    def step(number: int) -> None:
+        batch = dict(every)
         if config.augment is not None:
             draws = torch.Generator().manual_seed(step_seed(0, number, "augment"))
-            batch = augment(batch, draws, config.augment, classes=spec.classes, rows=slice(None), of=count)
+            batch = augment(batch, draws, config.augment, classes=spec.classes, rows=slice(None), of=size)
         volume = degrade(batch["volume"], config.degrade)
         if config.channels_last:
             volume = volume.contiguous(memory_format=torch.channels_last_3d)
-        for part, weight, _ in _micro_batches(count, config.micro_batch or count):
+        for part, weight, _ in _micro_batches(size, config.micro_batch or size):
             with fabric.autocast():
                 heads = engine.heads(volume[part], None)
             loss, _ = _loss(loss_of, in_float32(heads), batch["label"][part], batch["mask"][part], config.sample_losses)
