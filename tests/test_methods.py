@@ -1,0 +1,43 @@
+"""The methods page names what is there, and its table is what the simulation found."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+PAGE = BENCHMARKS / "METHODS.md"
+CALIBRATION = BENCHMARKS / "results" / "calibration.txt"
+pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="benchmarks/ is part of a checkout only")
+
+
+def test_files_that_are_named_exist() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b((?:zoo|data_recipes|benchmarks|tests)/[\w/]+\.\w+)", text))
+    linked = set(re.findall(r"\]\(([^)#]+)\)", text))
+    assert named and linked
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+    assert [name for name in sorted(linked) if not (BENCHMARKS / name).is_file()] == []
+
+
+def test_the_readme_leads_to_it() -> None:
+    assert "(benchmarks/METHODS.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not CALIBRATION.is_file(), reason="the simulation's output is not there")
+def test_its_table_is_what_the_simulation_found() -> None:
+    number = re.compile(r"(?<![\d.])\d*\.?\d+")
+    said = [
+        [float(value) for value in number.findall(line)]
+        for line in PAGE.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\| \d+ \|", line)
+    ]
+    found = [
+        [float(value) for value in number.findall(line)]
+        for line in CALIBRATION.read_text(encoding="utf-8").splitlines()
+        if re.match(r" +\d", line)
+    ]
+    assert said == found
