@@ -148,6 +148,43 @@ def test_several_classes_give_what_is_not_background() -> None:
     torch.testing.assert_close(ink_probability(logits), logits.softmax(1)[:, 1:].sum(1))
 
 
+class Leaning(Fake):
+    """Three classes: nothing for the first, what lies in the middle layer and its opposite for the others."""
+
+    def heads(self, volume: Tensor, task: Tensor | None = None) -> Heads:
+        middle = volume[:, :, DEPTH // 2]
+        return Heads([torch.cat([torch.zeros_like(middle), middle, -middle], dim=1)])
+
+
+def test_each_class_has_its_map_and_ink_is_what_is_not_background(fragment: Fragment) -> None:
+    model, rect = Leaning(classes=3), Rect(3, 60, 5, 90)
+    stored = fragment.read(0, HEIGHT, 0, WIDTH, DEPTH // 2, DEPTH // 2 + 1)[0][rect.slices]
+    middle = torch.from_numpy(CONTRACT.normalise(stored))
+    expected = torch.stack([torch.zeros_like(middle), middle, -middle]).softmax(0).numpy()
+    found = predict_region(model, fragment, rect, CONTRACT, precision="fp32", classes=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(found[1] > found[2], middle.numpy() > 0)
+    ink = predict_region(model, fragment, rect, CONTRACT, precision="fp32")
+    np.testing.assert_allclose(found[1:].sum(0), ink, atol=1e-6)
+    out = np.full((3, rect.height, rect.width), 9, np.float32)
+    assert predict_region(model, fragment, rect, CONTRACT, precision="fp32", classes=True, out=out) is out
+    np.testing.assert_array_equal(out, found)
+
+
+def test_far_from_papyrus_no_class_has_any_probability(fragment: Fragment) -> None:
+    bare = open_fragment(fragment.path)
+    bare.papyrus = np.zeros((HEIGHT, WIDTH), bool)
+    bare.papyrus[:, :40] = True
+    found = predict_region(Leaning(classes=3), bare, None, CONTRACT, precision="fp32", classes=True)
+    np.testing.assert_allclose(found[:, :, :40].sum(0), 1, atol=1e-6)
+    assert (found[:, :, 80:] == 0).all()
+
+
+def test_classes_of_a_model_of_one_are_refused(fragment: Fragment) -> None:
+    with pytest.raises(ValueError, match="built for one class"):
+        predict_region(Fake(), fragment, None, CONTRACT, classes=True)
+
+
 def test_the_model_is_left_in_the_mode_it_was_in(fragment: Fragment) -> None:
     model = Fake().train()
     predict_region(model, fragment, Rect(0, 8, 0, 8), CONTRACT)

@@ -18,6 +18,7 @@ from zoo.significance import PairedInterval
 QUALITY = (
     *("dice", "f05", "iou", "accuracy", "surface_dice", "pseudo_f", "centre_line_recall"),
     *("auc", "auc_blocks", "auc_rows", "ap", "ap_lift", "prevalence", "ece"),
+    *("class_accuracy", "mean_dice", "dice_class_0", "dice_class_1", "dice_class_2"),
 )
 
 

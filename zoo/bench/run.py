@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,21 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
 
 def _open(spec: RunSpec) -> dict[str, Fragment]:
     fragments = open_fragments(spec.data)
+    if spec.classes > 1:
+        _check_classes(fragments, spec.classes)
     return {name: labels_turned(one) for name, one in fragments.items()} if spec.labels_turned else fragments
+
+
+def _check_classes(fragments: Mapping[str, Fragment], classes: int) -> None:
+    """ValueError where labels do not hold the classes of the suite: nothing else shows that grey values are unnamed."""
+    labelled = [fragment for fragment in fragments.values() if fragment.label is not None]
+    stated = {index for fragment in labelled for index in (fragment.label_values or {0: 0, 1: 1}).values()}
+    if stated != set(range(classes)):
+        raise ValueError(
+            f"the suite has {classes} classes, 0 to {classes - 1}, the labels hold {sorted(stated)}; state in the "
+            "fragment.yaml beside each fragment which grey value is which class, such as label_values: "
+            "{0: 0, 128: 1, 255: 2}; without it everything above 0 is class 1"
+        )
 
 
 def data_order(table: SampleTable, config: TrainConfig) -> str:
@@ -108,7 +123,7 @@ def score_stage(spec: RunSpec, folder: Path, trained: dict[str, Any]) -> Result:
         outcome = score(predict, fragments, fold, folder=folder, letter_px=spec.letter_px, fixed=spec.model == "allink")
     else:
         predict = _ModelPredictor(spec, folder)
-        outcome = score(predict, fragments, fold, folder=folder, letter_px=spec.letter_px)
+        outcome = score(predict, fragments, fold, folder=folder, letter_px=spec.letter_px, classes=spec.classes)
         report = trained["report"]
         figures, notes = measured(folder)
         cost = {
@@ -146,7 +161,10 @@ def score_stage(spec: RunSpec, folder: Path, trained: dict[str, Any]) -> Result:
 
 
 class _ModelPredictor:
-    """Predicts with a run's checkpoint, and keeps count of what prediction alone costs."""
+    """Predicts with a run's checkpoint, and keeps count of what prediction alone costs.
+
+    Its answer is the ink probability (H, W) of one class, and that of each class (C, H, W) of several.
+    """
 
     def __init__(self, spec: RunSpec, folder: Path):
         from zoo.checkpoint import load_checkpoint
@@ -172,6 +190,7 @@ class _ModelPredictor:
                 device=self.spec.device,
                 precision=self.config.precision,
                 degrade=self.config.degrade,
+                classes=self.spec.classes > 1,
             )
         self.seconds += time.perf_counter() - began
         self.pixels += rect.area

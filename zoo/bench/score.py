@@ -15,6 +15,7 @@ from data_recipes.fragment import Fragment
 from data_recipes.regions import Rect
 from data_recipes.split import Fold
 from zoo import metrics
+from zoo.bench.classes import ClassCounts
 from zoo.bench.floors import FloatMap, Predict
 from zoo.bench.names import slug
 from zoo.bench.shapes import Shapes, ink_plane, label_agreement, shapes_of
@@ -36,7 +37,7 @@ class Outcome:
 
     Attributes:
         threshold: ink is where the probability is no lower.
-        quality: over all test pixels.
+        quality: over all test pixels; of several classes also what `ClassCounts.quality` gives.
         per_fragment: the same for each fragment alone, with `null_high`, and where it has a second label with
             `label_agreement_dice`, `_f05`, `_accuracy` and `_surface_dice`: that label scored as if it were a map.
         controls: what says how far to trust them. `label_agreement` is None where no test fragment has a second
@@ -56,9 +57,13 @@ def score(
     *,
     folder: Path,
     letter_px: int,
+    classes: int = 1,
     fixed: bool = False,
 ) -> Outcome:
     """Score a predictor on a fold and leave its maps (map_FRAGMENT.npy) and block counts in `folder`.
+
+    A predictor that answers with the probabilities of all `classes`, (C, H, W), is scored on ink, which is all but
+    class 0, and besides on its map of classes; it is asked for a band at a time.
 
     The threshold maximises Dice on the calibration region: training-side pixels at their natural prevalence that the
     model was not fitted to. `fixed` takes .5 instead, for a predictor with one value.
@@ -67,15 +72,16 @@ def score(
     for name, rects in fold.calibration.items():
         for rect in rects:
             for band in _bands(rect, letter_px):
-                calibration.add(_predict(predict, fragments[name], band), *_truth(fragments[name], band))
+                prob, _ = _predict(predict, fragments[name], band)
+                calibration.add(prob, *_truth(fragments[name], band))
     threshold = 0.5 if fixed else calibration.best_threshold()
 
     total = metrics.InkHistogram()
     per_fragment: dict[str, Quality] = {}
     regions: list[_Region] = []
-    shapes, agreement = Shapes(), Shapes()
+    shapes, agreement, of_classes = Shapes(), Shapes(), ClassCounts(classes)
     for name, rects in fold.test.items():
-        own, found = metrics.InkHistogram(), []
+        own, own_classes, found = metrics.InkHistogram(), ClassCounts(classes), []
         outline = bounding(rects)
         saved = np.lib.format.open_memmap(
             folder / map_name(name), mode="w+", dtype=np.float16, shape=(outline.height, outline.width)
@@ -83,8 +89,11 @@ def score(
         with ink_plane(folder, outline, fragments[name].shape) as called:
             for rect in rects:
                 for band in _bands(rect, letter_px):
-                    prob, (label, mask) = _predict(predict, fragments[name], band), _truth(fragments[name], band)
+                    prob, each = _predict(predict, fragments[name], band)
+                    label, mask = _truth(fragments[name], band)
                     own.add(prob, label, mask)
+                    if each is not None:
+                        own_classes.add(each, label, mask)
                     found.append(_region(prob, label, mask, threshold, letter_px, band))
                     saved[band.shift(-outline.y0, -outline.x0).slices] = prob
                     called.mark(band, prob >= threshold)
@@ -92,19 +101,20 @@ def score(
             drawn = shapes_of(called, fragments[name], rects)
         of_labels = label_agreement(fragments[name], rects)
         per_fragment[name] = {
-            **_quality(own, found, drawn, threshold),
+            **_quality(own, found, drawn, own_classes, threshold),
             "null_high": _null(saved, fragments[name], rects, outline),
             **(_numbers(of_labels.agreement(), "label_agreement_") if of_labels else {}),
         }
         total = total + own
         regions += found
         shapes += drawn
+        of_classes += own_classes
         agreement += of_labels or Shapes()
     blocks = _joined(regions)
     np.savez_compressed(
         folder / BLOCK_FILE, counts=np.concatenate([region.counts for region in regions]), **blocks._asdict()
     )
-    quality = _quality(total, regions, shapes, threshold)
+    quality = _quality(total, regions, shapes, of_classes, threshold)
     blank = sum(region.blank_px for region in regions)
     nulls = [scores["null_high"] for scores in per_fragment.values() if scores["null_high"] is not None]
     controls = {
@@ -149,7 +159,9 @@ def _joined(regions: list[_Region]) -> metrics.BlockScores:
     return metrics.BlockScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _quality(histogram: metrics.InkHistogram, regions: list[_Region], shapes: Shapes, threshold: float) -> Quality:
+def _quality(
+    histogram: metrics.InkHistogram, regions: list[_Region], shapes: Shapes, classes: ClassCounts, threshold: float
+) -> Quality:
     blocks = _joined(regions)
     values = {
         "dice": histogram.dice(threshold),
@@ -164,6 +176,7 @@ def _quality(histogram: metrics.InkHistogram, regions: list[_Region], shapes: Sh
         "prevalence": histogram.prevalence(),
         "ece": histogram.calibration_error(),
         **shapes.quality(),
+        **classes.quality(),
     }
     return _numbers(values)
 
@@ -186,9 +199,12 @@ def _null(saved: NDArray[np.float16], fragment: Fragment, rects: Sequence[Rect],
     return _number(float(np.nanquantile(scores, 0.975))) if np.isfinite(scores).any() else None
 
 
-def _predict(predict: Predict, fragment: Fragment, rect: Rect) -> FloatMap:
+def _predict(predict: Predict, fragment: Fragment, rect: Rect) -> tuple[FloatMap, FloatMap | None]:
+    """Ink probability (H, W), and that of each class (C, H, W) where the predictor gives it."""
+    found = predict(fragment, rect)
+    each = found if found.ndim == 3 else None
     # Blending weights sum to one up to rounding, so a map may leave [0, 1] by one part in 10⁷.
-    return np.clip(predict(fragment, rect), 0.0, 1.0)
+    return np.clip(found if each is None else each[1:].sum(axis=0), 0.0, 1.0), each
 
 
 def _truth(fragment: Fragment, rect: Rect) -> tuple[NDArray[Any], NDArray[np.bool_]]:

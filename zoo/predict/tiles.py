@@ -40,6 +40,7 @@ def predict_region(
     blend: Blend = "hann",
     degrade: Degrade | None = None,
     task: int | None = None,
+    classes: bool = False,
     out: NDArray[np.float32] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
@@ -55,25 +56,33 @@ def predict_region(
         precision: "auto" is bf16 where the device computes it natively.
         degrade: as in training (`TrainConfig.degrade`).
         task: for a model that was built for several: which of them it answers as.
-        out: an array or memory map of the rectangle's shape to write into; memory then does not grow with the region.
+        classes: answer with the probability of each class, (C, height, width), blended as ink is; all of them are 0
+            far outside the papyrus.
+        out: an array or memory map of the answer's shape to write into; memory then does not grow with the region.
         on_progress: called with (tiles done, tiles in all).
 
     Raises:
         ValueError: a rectangle outside the fragment, a fragment that does not keep the contract, a tile or depth the
-            model cannot take.
+            model cannot take, classes of a model that has one.
         zoo.memory.OutOfMemoryError: with what to change.
     """
     rect = _inside(rect, fragment)
+    if classes and model.classes == 1:
+        raise ValueError(
+            f"{model.card.name} was built for one class; its ink probability is the answer without classes"
+        )
     contract.check(fragment)
     side, device = tile or contract.tile, torch.device(device)
     rows = Axis.of(fragment.shape[0], side, overlap, blend)
     columns = Axis.of(fragment.shape[1], side, overlap, blend)
+    shape = (*([model.classes] if classes else []), rect.height, rect.width)
     if out is None:
-        out = np.zeros((rect.height, rect.width), np.float32)
-    elif out.shape != (rect.height, rect.width) or out.dtype != np.float32:
-        raise ValueError(f"out is {out.dtype} {out.shape}, expected float32 {(rect.height, rect.width)}")
+        out = np.zeros(shape, np.float32)
+    elif out.shape != shape or out.dtype != np.float32:
+        raise ValueError(f"out is {out.dtype} {out.shape}, expected float32 {shape}")
     else:
         out[:] = 0.0
+    planes = out if classes else out[None]
 
     corners = [
         Corner(y, x)
@@ -94,10 +103,11 @@ def predict_region(
                 stack = torch.from_numpy(_read(fragment, contract, batch, side, batch_size)).to(device)
                 stack = degraded(stack, degrade).contiguous(memory_format=torch.channels_last_3d)
                 with autocast(chosen, device):
-                    logits = model(stack, tasks)
-                maps = ink_probability(logits.float()).cpu().numpy()
+                    logits = model(stack, tasks).float()
+                maps = (logits.softmax(dim=1) if classes else ink_probability(logits)[:, None]).cpu().numpy()
                 for corner, values in zip(batch, maps, strict=False):
-                    add_tile(out, rect, corner, values, rows, columns)
+                    for plane, of_class in zip(planes, values, strict=True):
+                        add_tile(plane, rect, corner, of_class, rows, columns)
                 if on_progress is not None:
                     on_progress(first + len(batch), len(corners))
     finally:
