@@ -10,6 +10,7 @@ import pytest
 
 from tests.zoo.test_bench_merge import bench, merged
 from zoo.bench.schema import SCHEMAS, leaderboard_schema, schema_text, write_schemas
+from zoo.significance import PairedInterval
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
 
@@ -47,6 +48,19 @@ def test_the_results_of_runs_keep_theirs(written: Path) -> None:
     assert runs
     for run in runs:
         jsonschema.validate(read(run), SCHEMAS["result.schema.json"]())
+
+
+def test_what_changes_places_between_budgets_keeps_it(written: Path) -> None:
+    budgets = pytest.importorskip("zoo.bench.budgets", reason="no budgets are compared")
+    leads, trails = (PairedInterval(lead, lead - 0.02, lead + 0.02, 60, 0.01) for lead in (0.05, -0.05))
+    crossing = budgets.Crossing("good", "bad", (0.5, 1.0), (leads, trails))
+    found = budgets.Budgets({"good": {0.5: 0.7, 1.0: 0.7}, "bad": {0.5: 0.65, 1.0: 0.75}}, [crossing])
+    leaderboard = read(written / "leaderboard.json")
+    leaderboard["budgets"] = json.loads(json.dumps(found.as_dict()))
+    jsonschema.validate(leaderboard, leaderboard_schema())
+    del leaderboard["budgets"]["crossings"][0]["differences"][0]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(leaderboard, leaderboard_schema())
 
 
 @pytest.mark.parametrize(

@@ -24,16 +24,36 @@ DIALECT = GenerateJsonSchema.schema_dialect
 _NUMBER = {"anyOf": [{"type": "number"}, {"type": "null"}]}
 
 
-class Leaderboard(BaseModel):
-    """leaderboard.json: what was compared, and a row a configuration, in the order of the table."""
-
+class _Whole(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class Crossing(_Whole):
+    """Two rows that change places between two budgets; differences are first − second."""
+
+    first: str
+    second: str
+    budgets: tuple[float, float]
+    differences: list[dict[str, float | None]]
+    told_apart: bool
+
+
+class Budgets(_Whole):
+    """Dice by row and by budget ("0.5": half), and what changes places."""
+
+    dice: dict[str, dict[str, float]]
+    crossings: list[Crossing]
+
+
+class Leaderboard(_Whole):
+    """leaderboard.json: what was compared, and a row a configuration, in the order of the table."""
 
     schema_version: Literal[1]
     title: str
     caption: list[str]
     suite: Suite
     environment: dict[str, Any]
+    budgets: Budgets | None = None
     rows: list[Row]
 
 
@@ -56,6 +76,7 @@ def leaderboard_schema() -> dict[str, Any]:
     }
     difference = {"$ref": "#/$defs/Difference"}
     row["to_leader"]["anyOf"] = [difference, {"type": "null"}]
+    schema["$defs"]["Crossing"]["properties"]["differences"] |= {"items": difference, "minItems": 2, "maxItems": 2}
     for name in ("above_floors", "above_floors_auc"):
         row[name]["additionalProperties"] = difference
     return {"$schema": DIALECT, **schema}
