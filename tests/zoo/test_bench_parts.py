@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -250,15 +248,12 @@ def test_all_ink_is_all_ink() -> None:
     assert predict(fragment(np.zeros((4, 4), np.uint8)), Rect(0, 3, 0, 2)).tolist() == [[1.0, 1.0]] * 3
 
 
-def test_classes_reach_every_run_and_one_class_leaves_folders_as_they_were() -> None:
+def test_classes_reach_every_run() -> None:
     label = np.random.default_rng(0).random((128, 128)) < 0.5
     fragments = {name: fragment(label, name) for name in "ab"}
     (one, *_), (three, *_) = (plan(suite(tile=16, classes=classes), fragments, [0]) for classes in (1, 3))
     assert (one.classes, three.classes) == (1, 3)
     assert one.digest != three.digest
-    before = {k: v for k, v in one.model_dump(mode="json").items() if k not in ("classes", "labels_turned")}
-    assert one.digest == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
-    assert RunSpec(**before) == one
     with pytest.raises(ValueError, match="classes"):
         suite(classes=0)
 

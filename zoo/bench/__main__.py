@@ -41,6 +41,13 @@ class BenchOptions:
     """The same in minutes."""
     flops: float | None = None
     """The same in counted FLOPs of training, such as 1e15."""
+    budgets: Annotated[tuple[str, ...], arg(metavar="TIMES[,TIMES…]")] = ()
+    """Run everything at so many times the budget as well, such as 0.5,2; models that change places are named."""
+    sweep: Annotated[tuple[str, ...], arg(metavar="SETTING=VALUE[,VALUE…]")] = ()
+    """Training settings to choose for each row before it is run, such as lr=1e-4,3e-4: the same trials for all, judged
+    on validation strips of the training side, never on test."""
+    labels_turned: bool = False
+    """Also train and score every model on labels turned by 180°: what scores there is a leak, or layout."""
     tile: int | None = None
     """Side of a tile, px."""
     depth: int | None = None

@@ -22,8 +22,10 @@ from zoo.bench.expect import print_plan
 from zoo.bench.merge import BenchRecord
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.report import report
+from zoo.bench.result import Result
 from zoo.bench.runner import run_all
 from zoo.bench.suite import Suite, load_suite
+from zoo.bench.sweep import read_sweep, trials, with_the_best
 from zoo.configs import list_configs
 from zoo.device import resolve_device
 from zoo.registry import list_families, list_models, model_card
@@ -65,22 +67,27 @@ def bench(options: BenchOptions) -> int:
         folds=_integers(options.folds, "--folds") or suite.folds,
         train=_train_overrides(options),
     )
-    _check_models(specs)
+    tuning = trials(specs, suite.sweep)
+    _check_models([*tuning, *specs])
     refuse_test_phantoms(fragments, {name for spec in specs for name in spec.train_rects})
     about = suite.about.strip()
     if options.data and suite.data:
         about = f"the settings of {suite.name} on other data than its own; the scores it states do not apply"
     _announce(console, suite, specs, fragments, device, out, about)
     if options.dry_run:
-        print_plan(specs, out, console, here=not on_cluster)
+        print_plan([*tuning, *specs], out, console, here=not on_cluster)
         return 0
-    BenchRecord(suite=suite, runs=[spec.run_id for spec in specs], own_data=bool(options.data)).save(out)
+
+    def run(planned: list[RunSpec]) -> list[Result]:
+        if on_cluster and planned:
+            return run_all_on_cluster(planned, out, console, cpus=options.num_cpus)
+        return run_all(planned, out, console)
+
     try:
         with _sigterm_as_interrupt():
-            if on_cluster:
-                results = run_all_on_cluster(specs, out, console, cpus=options.num_cpus)
-            else:
-                results = run_all(specs, out, console)
+            specs = with_the_best(specs, run(tuning), suite.sweep)
+            BenchRecord(suite=suite, runs=[spec.run_id for spec in specs], own_data=bool(options.data)).save(out)
+            results = run(specs)
     except KeyboardInterrupt:
         console.print("finished runs are kept; give the same command again to go on")
         raise
@@ -108,6 +115,12 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def _apply(suite: Suite, options: BenchOptions) -> Suite:
     keys = ("tile", "depth", "recipe", "samples", "letter_px")
     changed = {key: getattr(options, key) for key in keys if getattr(options, key) is not None}
+    if options.sweep:
+        changed["sweep"] = read_sweep(options.sweep)
+    if options.budgets:
+        changed["budgets"] = _numbers(options.budgets, "--budgets")
+    if options.labels_turned:
+        changed["labels_turned"] = True
     if options.data and suite.data:
         # The suite's split names the suite's own fragments, and its letters have the size of theirs.
         if suite.split.kind in ("fragments", "rects"):
@@ -150,6 +163,16 @@ def _integers(values: Sequence[str], option: str) -> list[int]:
         raise ValueError(f"{option} takes whole numbers, got {', '.join(values)}") from None
 
 
+def _numbers(values: Sequence[str], option: str) -> list[float]:
+    try:
+        found = [float(part) for part in _split(values)]
+    except ValueError:
+        found = []
+    if not found or min(found) <= 0:
+        raise ValueError(f"{option} takes numbers above 0, got {', '.join(values)}")
+    return found
+
+
 def _check_models(specs: Sequence[RunSpec]) -> None:
     """Find a user's mistake in a row before the first run: unknown option, impossible tile or depth, bad setting."""
     from torch import device
@@ -157,7 +180,7 @@ def _check_models(specs: Sequence[RunSpec]) -> None:
     from zoo.losses import make_loss
     from zoo.registry import create_model
 
-    for spec in {spec.label: spec for spec in specs if not spec.floor}.values():
+    for spec in {spec.label: spec for spec in specs if not spec.floor and not spec.labels_turned}.values():
         try:
             config = TrainConfig(**spec.train)
         except ValidationError as error:

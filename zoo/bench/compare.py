@@ -62,31 +62,26 @@ class Standing:
 def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> list[Standing]:
     """Rank the configurations of finished runs by Dice, and hold each against every floor."""
     scored = _load(results, out)
-    folds = sorted({fold for runs in scored.values() for fold, _ in runs})
-    seeds = sorted({seed for runs in scored.values() for _, seed in runs})
-    every = {(fold, seed) for fold in folds for seed in seeds}
+    dice, auc = _dice(scored), _auc(scored, max((result.spec.letter_px for result in results), default=AUC_BLOCK))
     trained = {result.spec.label for result in results if not result.spec.floor}
-    pitch = max((result.spec.letter_px for result in results), default=AUC_BLOCK)
-    rows, dice, auc = [], {}, {}
-    for label, runs in scored.items():
-        row = Standing(label, float(np.mean([dice_of(run.counts.sum(0)) for run in runs.values()])))
-        row.complete = runs.keys() == every
-        rows.append(row)
-        if row.complete:
-            grid = [[runs[fold, seed] for seed in seeds] for fold in folds]
-            dice[label] = dice_scores([np.stack([run.counts for run in of_fold]) for of_fold in grid])
-            auc[label] = auc_scores([[run.blocks for run in of_fold] for of_fold in grid], pitch=pitch)
-            _, row.low, row.high, *_ = score_interval(dice[label])
-    rows.sort(key=lambda row: -row.dice)
-    by_label = {row.label: row for row in rows}
     contenders = {label: one for label, one in dice.items() if label not in floors}
     groups = rank(contenders, scatter([one for label, one in dice.items() if label in trained]))
-    for label, (group, to_leader) in groups.items():
-        by_label[label].group, by_label[label].to_leader = group, to_leader
-    for label in dice:
-        by_label[label].above = _above(label, dice, floors, trained)
-        by_label[label].above_auc = _above(label, auc, floors, trained)
-    return rows
+    rows = []
+    for label, runs in scored.items():
+        row = Standing(label, float(np.mean([dice_of(run.counts.sum(0)) for run in runs.values()])))
+        row.complete = label in dice
+        if row.complete:
+            _, row.low, row.high, *_ = score_interval(dice[label])
+            row.above = _above(label, dice, floors, trained)
+            row.above_auc = _above(label, auc, floors, trained)
+            row.group, row.to_leader = groups.get(label, (None, None))
+        rows.append(row)
+    return sorted(rows, key=lambda row: -row.dice)
+
+
+def row_scores(results: Sequence[Result], out: Path) -> dict[str, Scores]:
+    """Label -> Dice of finished runs, of the configurations that have every fold and seed."""
+    return _dice(_load(results, out))
 
 
 def _above(
@@ -132,6 +127,31 @@ def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
             break
         rejected[index] = True
     return rejected
+
+
+def _grids(scored: Mapping[str, Mapping[Key, Scored]]) -> dict[str, list[list[Scored]]]:
+    """Label -> runs by fold and seed, of the configurations that have all that any has."""
+    folds = sorted({fold for runs in scored.values() for fold, _ in runs})
+    seeds = sorted({seed for runs in scored.values() for _, seed in runs})
+    every = {(fold, seed) for fold in folds for seed in seeds}
+    whole = {label: runs for label, runs in scored.items() if runs.keys() == every}
+    return {label: [[runs[fold, seed] for seed in seeds] for fold in folds] for label, runs in whole.items()}
+
+
+def _dice(scored: Mapping[str, Mapping[Key, Scored]]) -> dict[str, Scores]:
+    grids = _grids(scored)
+    return {
+        label: dice_scores([np.stack([run.counts for run in of_fold]) for of_fold in grid])
+        for label, grid in grids.items()
+    }
+
+
+def _auc(scored: Mapping[str, Mapping[Key, Scored]], pitch: int) -> dict[str, Scores]:
+    grids = _grids(scored)
+    return {
+        label: auc_scores([[run.blocks for run in of_fold] for of_fold in grid], block=AUC_BLOCK, pitch=pitch)
+        for label, grid in grids.items()
+    }
 
 
 def _load(results: Sequence[Result], out: Path) -> dict[str, dict[Key, Scored]]:

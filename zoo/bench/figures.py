@@ -27,7 +27,7 @@ _PANEL_PX = 700  # a map is reduced to about this side: a page, not an archive
 
 def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
     """Dice with its interval against peak training memory; floors that use none are lines. False if nothing to draw."""
-    scored = [row for row in rows if row.dice is not None]
+    scored = [row for row in rows if row.dice is not None and not row.control]
     trained = [row for row in scored if row.train_mb]
     if not trained:
         return False
@@ -53,10 +53,11 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
         )
     best = -1.0
     for row in sorted(trained, key=lambda r: (r.train_mb or 0, -(r.dice or 0))):
-        assert row.dice is not None and row.dice_low is not None and row.dice_high is not None
+        assert row.dice is not None
         on_front = row.dice > best and not row.floor
         best = max(best, row.dice)
-        bars = [[max(row.dice - row.dice_low, 0)], [max(row.dice_high - row.dice, 0)]]
+        low, high = row.dice_low, row.dice_high  # without an interval where it lacks runs
+        bars = None if low is None or high is None else [[max(row.dice - low, 0)], [max(high - row.dice, 0)]]
         colour = "0.55" if row.floor else "tab:orange" if on_front else "tab:blue"
         axes.errorbar([row.train_mb or 1], [row.dice], yerr=bars, fmt="o", color=colour, capsize=3, markersize=7)
         axes.annotate(

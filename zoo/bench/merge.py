@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zoo.bench.__main__ import ReportOptions
 
 RECORD = "bench.json"
+_OF_A_ROW = ("model", "options", "floor", "labels_turned", "budget", "trial", "tried", "train")
 
 
 class BenchRecord(BaseModel):
@@ -108,12 +109,12 @@ def _shared(spec: RunSpec) -> dict[str, Any]:
     """What a run must have in common with every other that says the same of it."""
     everything = spec.model_dump(mode="json")
     rects = {key: everything.pop(key) for key in ("train_rects", "calibration_rects", "test_rects")}
-    own = {key: everything.pop(key) for key in ("model", "options", "floor", "labels_turned", "train")}
+    own = {key: everything.pop(key) for key in _OF_A_ROW}
     own["train"].pop("seed", None)
     label, fold, seed = (everything.pop(key) for key in ("label", "fold", "seed"))
     for of_the_machine in ("data", "device"):
         del everything[of_the_machine]
-    return {**everything, f"regions of fold {fold}, seed {seed}": rects, f"settings of {label}": own}
+    return {**everything, f"regions of fold {fold}, seed {seed}": rects, f"settings of {label} in fold {fold}": own}
 
 
 def _finished(folder: Path, record: BenchRecord) -> list[Result]:

@@ -20,11 +20,13 @@ from zoo.bench.floors import FLOORS
 from zoo.bench.names import slug
 from zoo.bench.suite import ModelEntry, Suite, shipped_settings
 from zoo.registry import list_families, list_models, model_card, resolve_name
-from zoo.train.config import merge_settings
+from zoo.train.config import BUDGET, TrainConfig, merge_settings
 from zoo.train.given import given_weights
 
 TURNED = "labels turned"
 """What a row is called that was trained and scored on turned labels, after its model."""
+
+_LATER = {"classes": 1, "labels_turned": False, "budget": 1.0, "trial": False, "tried": {}}
 
 RectLists = dict[str, list[RectSpec]]
 
@@ -61,11 +63,22 @@ class RunSpec(BaseModel):
     device: str
     labels_turned: bool = False
     """A control: trained and scored on labels that are turned by 180° over layers that stay."""
+    budget: float = 1.0
+    """Times the suite's budget."""
+    trial: bool = False
+    """A trial of settings, scored on validation strips: `test_rects` are the calibration strips then."""
+    tried: dict[str, list[Any]] = {}
+    """The values among which this run's settings were chosen, on its fold's validation strips."""
+
+    @property
+    def row(self) -> str:
+        """Label of the configuration that it belongs to: its own, unless it is a control or has another budget."""
+        return self.label.removesuffix(f", {TURNED}").removesuffix(_told(self.budget))
 
     @property
     def digest(self) -> str:
         said = self.model_dump(mode="json")
-        for key, usual in (("classes", 1), ("labels_turned", False)):  # runs from before there were others keep theirs
+        for key, usual in _LATER.items():  # runs from before there was anything else keep their folders
             if said[key] == usual:
                 del said[key]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -125,7 +138,8 @@ def plan_runs(
 ) -> list[RunSpec]:
     """Every model × fold × seed in the order in which they run: all models of one fold and seed before the next.
 
-    Where the suite asks for it, each contender follows once more with the first seed, on labels that are turned.
+    Where the suite asks for it, what is trained follows with other budgets, and each contender once more with the first
+    seed, on labels that are turned.
     """
     runs: list[RunSpec] = []
     recipe = load_recipe(suite.recipe).with_(tile=suite.tile, samples=suite.samples).model_dump(mode="json")
@@ -170,14 +184,37 @@ def plan_runs(
                         device=device,
                     )
                 )
+    own = [run for run in runs if not run.floor]
+    for budget in suite.budgets:
+        if budget != 1:
+            changed = {"budget": budget}
+            runs += [
+                run.model_copy(
+                    update={**changed, "label": run.label + _told(budget), "train": scaled(run.train, budget)}
+                )
+                for run in own
+            ]
     if suite.labels_turned:
-        own = {entry.label for entry in models if entry.input == "full"} - set(suite.floors)
+        contenders = {entry.label for entry in models if entry.input == "full" and entry.name not in suite.floors}
         runs += [
             run.model_copy(update={"label": f"{run.label}, {TURNED}", "labels_turned": True})
-            for run in runs
-            if run.label in own and run.seed == seeds[0] and not run.floor and run.model not in suite.floors
+            for run in own
+            if run.seed == seeds[0] and run.label in contenders - set(suite.floors)
         ]
     return runs
+
+
+def scaled(train: Mapping[str, Any], times: float) -> dict[str, Any]:
+    """Training settings with so many times the budget, whatever it is counted in; whole steps and tiles, at least 1."""
+    if times == 1:
+        return dict(train)
+    key = next((key for key in BUDGET if train.get(key) is not None), "steps")
+    budget = train.get(key) or TrainConfig.model_fields["steps"].default
+    return {**train, key: max(1, round(budget * times)) if key in ("steps", "tiles_seen") else budget * times}
+
+
+def _told(budget: float) -> str:
+    return "" if budget == 1 else f", budget ×{budget:g}"
 
 
 def _shipped_settings(entry: ModelEntry) -> dict[str, Any]:

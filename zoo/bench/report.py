@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from data_recipes.fragment import Fragment
+from zoo.bench.budgets import by_budget
 from zoo.bench.figures import panels, quality_against_memory
 from zoo.bench.leaderboard import Row, build_rows
 from zoo.bench.page import write_page
@@ -29,12 +31,15 @@ def report(
     pictures: bool = True,
 ) -> list[Row]:
     """Write leaderboard, page and pictures of finished runs and show the table; numbers alone without `pictures`."""
+    every, results = results, [result for result in results if result.spec.budget == 1]
     floors = _floors(results, suite)
     rows = build_rows(results, out, floors=floors)
+    budgets = by_budget(every, out, floors=floors)
     title = f"inkzoo, suite {suite.name}" + (f" on {', '.join(fragments)}" if own_data else "")
-    caption = _caption(results, suite, floors)
+    caption = [*_caption(results, suite, floors), *budgets.lines()]
     good = next((result for result in results if result.status == "ok"), None)
     meta = {"suite": suite.model_dump(mode="json"), "environment": good.environment if good else {}}
+    meta |= {"budgets": budgets.as_dict()} if budgets.dice else {}
     write_leaderboard(rows, out, title=title, caption=caption, meta=meta)
     write_page(rows, results, fragments, out, title=title, caption=caption, meta=meta, pictures=pictures)
     of_own_labels = [result for result in results if not result.spec.labels_turned]
@@ -75,6 +80,7 @@ def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> 
             if any(result.spec.labels_turned for result in results)
             else []
         ),
+        *_tuning(good),
         "over floors: lower end of the 95 % interval of the paired difference of Dice to the floor that comes closest",
         "threshold: best Dice on held-out strips of the training side, never on test",
         f"test: {', '.join(spec.test_rects)}",
@@ -99,6 +105,23 @@ def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> 
         if prevalence:
             lines.append(f"ink is {100 * cast(float, prevalence[0]):.1f} % of the pixels that count")
     return lines
+
+
+def _tuning(results: Sequence[Result]) -> list[str]:
+    """What was tried for every row, and what won."""
+    tuned = [result.spec for result in results if result.spec.tried and not result.spec.labels_turned]
+    if not tuned:
+        return []
+    tried = tuned[0].tried
+    values = ", ".join(f"{key} {' or '.join(map(str, of_key))}" for key, of_key in tried.items())
+    won: dict[str, dict[str, str]] = {}
+    for spec in tuned:
+        won.setdefault(spec.label, {})[spec.fold] = ", ".join(f"{key} {spec.train.get(key)}" for key in tried)
+    told = (f"{label} {' / '.join(dict.fromkeys(of_fold.values()))}" for label, of_fold in won.items())
+    return [
+        f"tuned: {prod(map(len, tried.values()))} trials for each trained row and fold ({values}), chosen by Dice on "
+        f"validation strips, never on test: {'; '.join(told)}"
+    ]
 
 
 def _where(results: Sequence[Result]) -> list[str]:

@@ -114,7 +114,7 @@ def _ended(folder: Path, *, failed_too: bool) -> Result | None:
 
 def _counted(done: Result, folder: Path) -> Result:
     """The result of a run that is held, with the number of its scoring: counted once, by whoever comes to it first."""
-    if done.status == "ok" and not done.times_scored:
+    if done.status == "ok" and not done.spec.trial and not done.times_scored:
         done.times_scored = _count_scoring(done.spec)
         done.save(folder)
     return done

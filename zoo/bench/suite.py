@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,6 +53,12 @@ class Suite(_Strict):
     train: dict[str, Any] = Field(default={}, description="training settings of every row (zoo/train/config.py)")
     overlap: float = Field(
         default=0.5, ge=0, lt=1, description="of neighbouring tiles at prediction, as a share of the tile"
+    )
+    budgets: list[Annotated[float, Field(gt=0)]] = Field(
+        default=[1.0], description="times the budget, such as .5, 1 and 2; 1 is what is ranked, and always run"
+    )
+    sweep: dict[str, list[Any]] = Field(
+        default={}, description="training settings to choose on validation strips, the same for every row"
     )
     labels_turned: bool = Field(
         default=False, description="train and score every model once more on labels turned by 180°: a leak scores there"

@@ -1,0 +1,94 @@
+"""What more or less training does to the order: Dice by budget, and the pairs of models that change places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from zoo.bench.compare import row_scores
+from zoo.bench.result import Result
+from zoo.significance import PairedInterval, Scores, paired, scatter
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Two rows of which one leads at a smaller budget and the other at a larger one; differences are first − second.
+
+    `told_apart`: both differences exclude zero at 95 %, so that neither lead is chance.
+    """
+
+    first: str
+    second: str
+    budgets: tuple[float, float]
+    differences: tuple[PairedInterval, PairedInterval]
+
+    @property
+    def told_apart(self) -> bool:
+        return all(difference.lo > 0 or difference.hi < 0 for difference in self.differences)
+
+    def __str__(self) -> str:
+        before, after = (f"×{budget:g}" for budget in self.budgets)
+        leads, trails = (f"{abs(difference.diff):.3f}" for difference in self.differences)
+        noise = "" if self.told_apart else ", which may be chance"
+        return f"{self.first} leads {self.second} by {leads} at {before} and trails it by {trails} at {after}{noise}"
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Dice of every row at every budget, and the crossings; nothing where there was one budget only."""
+
+    dice: dict[str, dict[float, float]]
+    crossings: list[Crossing]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        crossings = [{**asdict(one), "told_apart": one.told_apart} for one in self.crossings]
+        return {"dice": {label: {f"{b:g}": v for b, v in at.items()} for label, at in self.dice.items()}} | {
+            "crossings": [{**one, "differences": [d._asdict() for d in one["differences"]]} for one in crossings]
+        }
+
+    def lines(self) -> list[str]:
+        """For a table's caption."""
+        if not self.dice:
+            return []
+        rows = (f"{label} " + " / ".join(f"{value:.3f}" for value in at.values()) for label, at in self.dice.items())
+        budgets = " / ".join(f"×{budget:g}" for budget in next(iter(self.dice.values())))
+        crossed = [f"rank crossing: {crossing}" for crossing in self.crossings] or ["rank crossings: none"]
+        return [f"Dice at {budgets} the budget: {'; '.join(rows)}", *crossed]
+
+
+def by_budget(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> Budgets:
+    """Compare the rows at every budget that was run; a row has to have all folds and seeds at all of them."""
+    own = [result for result in results if not result.spec.labels_turned and not result.spec.floor]
+    budgets = sorted({result.spec.budget for result in own})
+    if len(budgets) < 2:
+        return Budgets({}, [])
+    at: dict[float, dict[str, Scores]] = {}
+    for budget in budgets:
+        of_budget = [result for result in own if result.spec.budget == budget]
+        rows = {result.spec.label: result.spec.row for result in of_budget}
+        at[budget] = {rows[label]: scores for label, scores in row_scores(of_budget, out).items()}
+    everywhere = [label for label in at[1.0] if all(label in scores for scores in at.values())]
+    dice = {label: {budget: float(at[budget][label].runs.mean()) for budget in budgets} for label in everywhere}
+    return Budgets(dice, _crossings(at, [label for label in everywhere if label not in floors]))
+
+
+def _crossings(at: dict[float, dict[str, Scores]], labels: Sequence[str]) -> list[Crossing]:
+    among = {budget: scatter(list(scores.values())) for budget, scores in at.items()}
+    found = []
+    for pair in combinations(labels, 2):
+        differences = {budget: paired(at[budget][pair[0]], at[budget][pair[1]], among[budget]) for budget in at}
+        for less, more in combinations(at, 2):
+            before, after = differences[less], differences[more]
+            if before.diff * after.diff < 0:
+                leader, other = pair if before.diff > 0 else pair[::-1]
+                both = (before, after) if before.diff > 0 else (_turned(before), _turned(after))
+                found.append(Crossing(leader, other, (less, more), both))
+    return found
+
+
+def _turned(difference: PairedInterval) -> PairedInterval:
+    return difference._replace(diff=-difference.diff, lo=-difference.hi, hi=-difference.lo)
