@@ -21,7 +21,7 @@ from zoo.bench.cluster import cluster_device, run_all_on_cluster
 from zoo.bench.expect import print_plan
 from zoo.bench.merge import BenchRecord
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
-from zoo.bench.report import report
+from zoo.bench.report import make_console, report
 from zoo.bench.result import Result
 from zoo.bench.runner import run_all
 from zoo.bench.suite import Suite, load_suite
@@ -35,14 +35,10 @@ from zoo.train.config import BUDGET, TrainConfig
 if TYPE_CHECKING:
     from zoo.bench.__main__ import BenchOptions
 
-_LOG_WIDTH = 120  # of what is piped into a file; a terminal knows its own
-
 
 def bench(options: BenchOptions) -> int:
     """Run a bench; 0 when every run succeeded, 1 when one failed, 2 (raised as ValueError) for a user's mistake."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_LOG_WIDTH)
+    console = make_console()
     if options.list_all:
         _list(console)
         return 0

@@ -16,7 +16,7 @@ from data_recipes.fragment import Fragment, open_fragments
 from data_recipes.schema import describe
 from data_recipes.stamp import data_stamp
 from zoo.bench.plan import RunSpec
-from zoo.bench.report import report
+from zoo.bench.report import make_console, report
 from zoo.bench.result import RESULT_FILE, Result, load_result, write_whole
 from zoo.bench.suite import Suite
 
@@ -61,7 +61,7 @@ def report_command(options: ReportOptions) -> int:
     Raises:
         FileNotFoundError, ValueError: no bench there, nothing finished in it, or benches that cannot be compared.
     """
-    console = Console()
+    console = make_console()
     folders = list(dict.fromkeys(folder.resolve() for folder in options.folders))
     records = {folder: BenchRecord.load(folder) for folder in folders}
     found = {folder: _finished(folder, record) for folder, record in records.items()}

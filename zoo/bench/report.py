@@ -19,6 +19,14 @@ from zoo.bench.result import Result
 from zoo.bench.suite import Suite
 from zoo.bench.tables import rich_table, write_leaderboard
 
+_LOG_WIDTH = 120  # of what is piped into a file; a terminal knows its own
+
+
+def make_console() -> Console:
+    """Where a bench speaks."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_LOG_WIDTH)
+
 
 def report(
     results: Sequence[Result],

@@ -70,19 +70,22 @@ def _over_floors(row: Row) -> str:
 
 
 def rich_table(rows: Sequence[Row], title: str) -> Group:
-    """The leaderboard for a terminal: empty columns are left out, remarks stand below so that rows stay one line."""
+    """The leaderboard for a terminal: empty columns are left out, remarks stand below so that rows stay one line, and
+    ✗ marks who fails a control."""
     cells = [_columns(row) for row in rows]
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     names = [name for name in _shown(cells) if name not in _PAGE_ONLY]
     for name in names:
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for row in cells:
-        table.add_row(*(escape(row[name]) for name in names))
+        failed = " ✗" if row["controls"] == "failed" else ""
+        table.add_row(*(escape(row[name] + (failed if name == "model" else "")) for name in names))
     remarks = [Text(f"{row['model']}: {row['remarks']}") for row in cells if row["remarks"]]
     return Group(table, *remarks)
 
 
 _PAGE_ONLY = (
+    "controls",
     "F0.5",
     "surface Dice",
     "pseudo-F",
