@@ -72,6 +72,17 @@ def refused(given: TrainOptions, capsys: pytest.CaptureFixture[str]) -> str:
     return last
 
 
+def test_one_budget_may_be_given_in_tiles_seen_or_flops_too(tmp_path: Path, capsys) -> None:
+    scrap = write_fragment(tmp_path / "scrap")
+    told = refused(options(scrap, out=tmp_path / "out", tiles_seen=3), capsys)
+    assert "steps=1" in told
+    assert "tiles_seen=3" in told
+    assert train_command(options(scrap, out=tmp_path / "out", steps=None, tiles_seen=3)) == 0
+    info = read_info(tmp_path / "out" / "last.safetensors")
+    assert info["config"]["train"]["tiles_seen"] == 3
+    assert "2 steps" in capsys.readouterr().err  # of two tiles
+
+
 def test_what_cannot_be_trained_on_or_written_to_is_refused_in_one_line(tmp_path: Path, capsys) -> None:
     scrap, out = write_fragment(tmp_path / "scrap"), tmp_path / "out"
     (tmp_path / "broken.yaml").write_text("lr: [1\nloss: }")

@@ -55,8 +55,12 @@ class TrainOptions:
     """Intensities below and above are clipped, on the scale 0 to 255."""
     steps: int | None = None
     """Budget in steps. Default: 1000."""
+    tiles_seen: int | None = None
+    """The same in tiles seen, each as often as it is seen. One budget may be given."""
     minutes: float | None = None
-    """Budget in minutes instead."""
+    """The same in minutes."""
+    flops: float | None = None
+    """The same in counted FLOPs of training, such as 1e15."""
     batch_size: int | None = None
     """Tiles a step."""
     lr: float | None = None

@@ -64,7 +64,9 @@ def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -
     config = load_train_config(
         settings,
         steps=options.steps,
+        tiles_seen=options.tiles_seen,
         minutes=options.minutes,
+        flops=options.flops,
         batch_size=options.batch_size,
         lr=options.lr,
         loss=options.loss,
