@@ -116,6 +116,11 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
         row.above_floors_auc = {floor: _told(difference) for floor, difference in standing.above_auc.items()}
         if not standing.complete:
             row.warnings.append("not ranked: it lacks folds or seeds that others have")
+    sources = [source for run in good if (source := run.controls.get("started_from"))]
+    if sources:
+        row.settings["start_from"] = f"{sources[0]['name']}, SHA-256 {sources[0]['sha256'][:12]}"
+        if any(source["held_out_px_seen"] is None for source in sources):
+            row.warnings.append("whether the weights it starts from have seen the test region is not known")
     row.times_scored = max(run.times_scored for run in good)
     row.quality = {key: _mean([run.quality.get(key) for run in good]) for key in QUALITY}
     row.controls = {key: _mean([run.controls.get(key) for run in good]) for key in ("false_ink_on_blank", "null_high")}
@@ -153,6 +158,9 @@ def _failures(row: Row, runs: Sequence[Result]) -> list[str]:
         found.append("not above what its own map scores when shifted")
     if leak := sum((run.controls.get("leak") or {}).get("overlap_px", 0) for run in runs):
         found.append(f"{leak} test pixels were seen in training")
+    seen = max(((run.controls.get("started_from") or {}).get("held_out_px_seen") or 0 for run in runs), default=0)
+    if seen:
+        found.append(f"the weights it starts from were trained on {seen} px of what is held out")
     for alike in _same_order(runs):
         found.append(f"seeds {', '.join(map(str, alike))} drew the same tiles in the same order: they are one seed")
     return found

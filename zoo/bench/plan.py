@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -26,7 +27,7 @@ from zoo.train.given import given_weights
 TURNED = "labels turned"
 """What a row is called that was trained and scored on turned labels, after its model."""
 
-_LATER = {"classes": 1, "labels_turned": False, "budget": 1.0, "trial": False, "tried": {}}
+_LATER = {"classes": 1, "labels_turned": False, "budget": 1.0, "trial": False, "tried": {}, "start_sha256": ""}
 
 RectLists = dict[str, list[RectSpec]]
 
@@ -69,6 +70,9 @@ class RunSpec(BaseModel):
     """A trial of settings, scored on validation strips: `test_rects` are the calibration strips then."""
     tried: dict[str, list[Any]] = {}
     """The values among which this run's settings were chosen, on its fold's validation strips."""
+    start_from: str = ""
+    """Path of the checkpoint whose weights it starts from; what counts is their digest."""
+    start_sha256: str = ""
 
     @property
     def row(self) -> str:
@@ -77,7 +81,7 @@ class RunSpec(BaseModel):
 
     @property
     def digest(self) -> str:
-        said = self.model_dump(mode="json")
+        said = self.model_dump(mode="json", exclude={"start_from"})
         for key, usual in _LATER.items():  # runs from before there was anything else keep their folders
             if said[key] == usual:
                 del said[key]
@@ -145,6 +149,7 @@ def plan_runs(
     recipe = load_recipe(suite.recipe).with_(tile=suite.tile, samples=suite.samples).model_dump(mode="json")
     stamps = {name: data_stamp(fragment) for name, fragment in fragments.items()}
     shipped = {entry.label: _shipped_settings(entry) for entry in models}
+    starts = {entry.label: _start(entry) for entry in models}
     for seed in seeds:
         every = build_folds(suite.split, fragments, buffer=suite.buffer, seed=seed)
         bad = [index for index in folds if not 0 <= index < len(every)]
@@ -182,6 +187,8 @@ def plan_runs(
                         letter_px=suite.letter_px,
                         train={} if floor else {**settings, "seed": seed},
                         device=device,
+                        start_from=starts[entry.label][0],
+                        start_sha256=starts[entry.label][1],
                     )
                 )
     own = [run for run in runs if not run.floor]
@@ -217,9 +224,20 @@ def _told(budget: float) -> str:
     return "" if budget == 1 else f", budget ×{budget:g}"
 
 
+def _start(entry: ModelEntry) -> tuple[str, str]:
+    """Absolute path and digest of the checkpoint that a row starts from; both empty where it starts from none."""
+    if not entry.start_from:
+        return "", ""
+    path = Path(entry.start_from).expanduser().absolute()
+    if not path.is_file():
+        raise FileNotFoundError(f"{entry.label or entry.name}: start_from {path}: no such checkpoint; train it first")
+    with path.open("rb") as file:
+        return str(path), hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _shipped_settings(entry: ModelEntry) -> dict[str, Any]:
     family = next((family for family in list_families() if entry.name in list_models(family)), "")
     if not family:
         return {}
-    weights = given_weights(entry.options, model_card(entry.name).init_options) if entry.options else ""
+    weights = entry.start_from or given_weights(entry.options, model_card(entry.name).init_options)
     return shipped_settings(entry.name, family, pretrained=bool(weights))

@@ -44,6 +44,7 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
     from zoo.train.config import TrainConfig
     from zoo.train.loop import train
     from zoo.train.progress import show_progress
+    from zoo.train.start import source_of, start_from
 
     fragments, fold = _open(spec), spec.as_fold()
     table, report = build_table(fragments, fold.train, Recipe(**spec.recipe), seed=spec.seed)
@@ -61,6 +62,12 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
     config = TrainConfig(**spec.train)
     torch.manual_seed(spec.seed)
     model = create_model(spec.model, depth=spec.depth, tile=spec.tile, classes=spec.classes, **spec.options)
+    started = None
+    if spec.start_from:
+        start_from(model, spec.start_from, print)
+        started = source_of(spec.start_from, fold, contract, print)
+        if started["sha256"] != spec.start_sha256:
+            raise ValueError(f"{spec.start_from}: has changed since this run was planned; give the command again")
     with show_progress(spec.label) as on_progress:
         trained = train(
             model,
@@ -72,13 +79,14 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
             on_progress=on_progress,
             name=spec.model,
             options=spec.options,
-            record={"run": spec.model_dump(mode="json")},
+            record={"run": spec.model_dump(mode="json"), "started_from": started},
         )
     return {
         "report": trained.as_dict(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "tiles": {"total": len(table), "short": report.shortfalls, "order": data_order(table, config)},
         "leak": leak.as_dict(),
+        "started_from": started and {key: started[key] for key in ("name", "sha256", "held_out_px_seen")},
         "contract": contract.model_dump(mode="json"),
         "notes": sorted({note for fragment in fragments.values() for note in fragment.notes}),
     }
@@ -150,7 +158,7 @@ def score_stage(spec: RunSpec, folder: Path, trained: dict[str, Any]) -> Result:
         quality=outcome.quality,
         per_fragment=outcome.per_fragment,
         threshold=outcome.threshold,
-        controls={**outcome.controls, "leak": trained.get("leak")},
+        controls={**outcome.controls, **{key: trained.get(key) for key in ("leak", "started_from")}},
         contract=trained.get("contract", {}),
         cost=cost,
         curve=trained["report"]["curve"] if trained else [],

@@ -23,6 +23,7 @@ class ModelEntry(_Strict):
     name: str = Field(description="registered name, family, or module:builder")
     label: str = Field(default="", description="how the leaderboard calls it; the name when empty")
     options: dict[str, Any] = {}
+    start_from: str = Field(default="", description="path of a checkpoint whose weights it starts from")
     input: Literal["full", "zmean", "zshuffle"] = "full"
     train: dict[str, Any] = Field(
         default={}, description="training settings that differ for this row; the leaderboard states them"

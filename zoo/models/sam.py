@@ -36,13 +36,21 @@ def build_sam_tiny(
     tile: int,
     classes: int = 1,
     width: int = 16,
+    tuning: str = "full",
+    lora_rank: int = 4,
+    lora_blocks: Sequence[int] | None = None,
+    lora_decoder: bool = True,
     drop_path: float = 0.0,
     multimask: bool = False,
 ) -> SamInk:
-    """The variant that trains from scratch in minutes on two CPU cores."""
+    """The variant that trains from scratch in minutes on two CPU cores. Options: on its card.
+
+    Raises:
+        ValueError: an option that is not possible.
+    """
     if width < 1:
         raise ValueError(f"sam_tiny: width {width} is not possible; 1 or more (16 by default)")
-    return SamInk(
+    model = SamInk(
         CARDS["sam_tiny"],
         SIZES["sam_tiny"],
         lambda depth, embedding: VolumeStem(depth, 16, width),
@@ -53,6 +61,8 @@ def build_sam_tiny(
         drop_path=drop_path,
         multimask=multimask,
     )
+    model.tune(tuning, rank=lora_rank, blocks=lora_blocks, decoder=lora_decoder)
+    return model
 
 
 def _build_sam_vit(

@@ -16,24 +16,30 @@ _SHARED_OPTIONS = {
     "multimask": "true: three candidates for one class, of which the one with the highest predicted IoU is the answer; "
     "all three are in aux `masks`, and a loss trains the best of them",
 }
-_VIT_OPTIONS = {
-    "compression": "how layers become the encoder's image: conv (learnt, three channels; the default), inflated (the "
-    "patch embedding takes D channels), mean, mosaic (three layers a cell of 4×4, 16 times the cost), fused (three "
-    "layers a picture, encoded apart and fused by attention, ⌈D/3⌉ times the cost)",
+_TUNING_OPTIONS = {
     "tuning": "what is trained besides the compression: full (everything), decoder (the encoder is frozen), lora "
     "(low-rank factors on q and v of the frozen encoder, and the decoder)",
     "lora_rank": "rank of those factors: 4·rank·width parameters a block (4 by default)",
     "lora_blocks": "list of the blocks that have them (all by default)",
     "lora_decoder": "false: lora leaves the decoder frozen too (true by default, as without prompts it has another "
     "task than the one it was trained for)",
+}
+_VIT_OPTIONS = {
+    "compression": "how layers become the encoder's image: conv (learnt, three channels; the default), inflated (the "
+    "patch embedding takes D channels), mean, mosaic (three layers a cell of 4×4, 16 times the cost), fused (three "
+    "layers a picture, encoded apart and fused by attention, ⌈D/3⌉ times the cost)",
+    **_TUNING_OPTIONS,
     "checkpoint": "path of the official weights, checked by their SHA-256",
     "pretrained": "true, or the variant's name: the official weights from the cache ($INKZOO_CACHE), or fetched",
+}
+_TINY_OPTIONS = {
+    "width": "channels of the first 3D convolution; the others have twice as many",
+    **_TUNING_OPTIONS,
 }
 
 
 def _card(name: str, summary: str, *, multiple: int, out_stride: int, tile: int, differs: tuple[str, ...]) -> ModelCard:
     tiny = name == "sam_tiny"
-    own = {"width": "channels of the first 3D convolution; the others have twice as many"} if tiny else _VIT_OPTIONS
     return ModelCard(
         name=name,
         family="sam",
@@ -46,7 +52,7 @@ def _card(name: str, summary: str, *, multiple: int, out_stride: int, tile: int,
         min_tile=16,
         out_stride=out_stride,
         differs=differs + _SHARED_DIFFERS,
-        options=own | _SHARED_OPTIONS,
+        options=(_TINY_OPTIONS if tiny else _VIT_OPTIONS) | _SHARED_OPTIONS,
         init_options=() if tiny else ("checkpoint", "pretrained"),
     )
 
