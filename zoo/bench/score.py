@@ -112,7 +112,10 @@ def score(
         agreement += of_labels or Shapes()
     blocks = _joined(regions)
     np.savez_compressed(
-        folder / BLOCK_FILE, counts=np.concatenate([region.counts for region in regions]), **blocks._asdict()
+        folder / BLOCK_FILE,
+        counts=np.concatenate([region.counts for region in regions]),
+        pixels=np.concatenate([region.pixels for region in regions]),
+        **blocks._asdict(),
     )
     quality = _quality(total, regions, shapes, of_classes, threshold)
     blank = sum(region.blank_px for region in regions)
@@ -133,6 +136,7 @@ class _Region:
     """What is kept of one scored band: counts a letter-sized block, and its 16-px blocks."""
 
     counts: NDArray[np.int64]  # (blocks, 3): true positives, false positives, false negatives
+    pixels: NDArray[np.int64]  # (blocks,) that count
     blocks: metrics.BlockScores
     blank_px: int
     false_px: int
@@ -144,11 +148,13 @@ def _region(
     place = {"y0": rect.y0, "x0": rect.x0}
     counts = letter_blocks(prob, label, mask, threshold, block=letter_px, **place)
     pixels = metrics.block_sum(mask, letter_px, **place)
+    pixels = pixels[pixels > 0]
     blank = counts[:, 0] + counts[:, 2] == 0
     return _Region(
         counts,
+        pixels,
         metrics.block_scores(prob, label, mask, block=AUC_BLOCK, **place),
-        blank_px=int(pixels[pixels > 0][blank].sum()),
+        blank_px=int(pixels[blank].sum()),
         false_px=int(counts[blank, 1].sum()),
     )
 
