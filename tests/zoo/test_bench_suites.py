@@ -1,0 +1,67 @@
+"""The shipped suites hold out what they say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data_recipes.split_spec import build_folds
+from zoo.bench.suite import load_suite
+from zoo.registry import list_models
+
+SHAPE = 768, 1024  # of a phantom
+
+
+def pages(names: list[str], shape: tuple[int, int] = SHAPE) -> dict:
+    """Ink and blank papyrus everywhere, in stripes of 8 px."""
+    label, everywhere = np.broadcast_to(np.arange(shape[1]) // 8 % 2, shape), np.ones(shape, bool)
+    planes = {"shape": shape, "label": label, "papyrus": everywhere, "supervised": everywhere}
+    return {name: SimpleNamespace(name=name, **planes) for name in names}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_four_shots_include_the_one_and_all_else_is_alike(seed: int) -> None:
+    one, four = load_suite("dipole-1shot"), load_suite("dipole-4shot")
+    differing = {"name", "about", "split"}
+    assert one.model_dump(exclude=differing) == four.model_dump(exclude=differing)
+    assert one.split.model_copy(update={"shots": 4}) == four.split
+    planes = pages([*one.split.train, *one.split.test])
+    drawn = []
+    for suite in (one, four):
+        (fold,) = build_folds(suite.split, planes, buffer=suite.buffer, seed=seed)
+        drawn.append({(name, rect) for name, rects in fold.train.items() for rect in rects})
+        assert suite.split.shot_px >= suite.tile
+    assert [len(squares) for squares in drawn] == [1, 4]
+    assert drawn[0] < drawn[1]
+
+
+def test_a_line_is_held_out_with_a_tile_around_it_and_lines_on_both_sides_are_trained_on() -> None:
+    suite = load_suite("dipole-line")
+    (fold,) = build_folds(suite.split, pages(list(suite.split.train)), buffer=suite.buffer, seed=0)
+    for name, (line,) in fold.test.items():
+        assert 100 < line.height < 128
+        assert line.width == SHAPE[1]
+        assert all(rect.y1 <= line.y0 - suite.tile or rect.y0 >= line.y1 + suite.tile for rect in fold.train[name])
+        assert {rect.y0 < line.y0 for rect in fold.train[name]} == {True, False}
+        assert all(min(rect.height, rect.width) >= suite.tile for rect in fold.train[name])
+
+
+def test_ones_own_fragments_are_held_out_in_turn_with_every_floor_and_three_seeds() -> None:
+    suite = load_suite("fragments")
+    assert suite.data == []
+    assert {*suite.floors} == {"allink", "layout", *list_models("zfloor")}
+    assert len(set(suite.seeds)) == 3
+    folds = build_folds(suite.split, pages(["a", "b"]), buffer=suite.buffer, seed=0)
+    assert [list(fold.test) for fold in folds] == [["a"], ["b"]]
+
+
+def test_the_steel_study_has_room_for_its_tiles() -> None:
+    suite = load_suite("steel")
+    names = [*suite.split.train, *suite.split.calibration, *suite.split.test]
+    assert sorted(names) == [f"{number:02}" for number in range(1, 25)]
+    (fold,) = build_folds(suite.split, pages(names, (1660, 1640)), buffer=suite.buffer, seed=0)
+    for region, of in ((fold.train, suite.split.train), (fold.calibration, suite.split.calibration)):
+        assert sorted(region) == sorted(of)
+        assert all(min(rect.height, rect.width) >= suite.tile for rects in region.values() for rect in rects)
