@@ -35,6 +35,11 @@ class PairedInterval(NamedTuple):
     p: float = 1.0
 
 
+def turned(difference: PairedInterval) -> PairedInterval:
+    """b − a out of a − b."""
+    return difference._replace(diff=-difference.diff, lo=-difference.hi, hi=-difference.lo)
+
+
 class Scores(NamedTuple):
     """A configuration's score in every run of a bench, and what each fold's would be on other blocks.
 
@@ -42,13 +47,14 @@ class Scores(NamedTuple):
         runs: (folds, seeds); its mean is the configuration's score.
         resampled: (folds, n), each the mean over a fold's seeds on a resample of its blocks, for all configurations
             the same; NaN where a resample has no score.
-        staked: (blocks of all folds,) bool: where a block could have changed the score.
+        staked: (blocks of all folds,) how much of a whole block counts, from 0 to 1, where it could have changed the
+            score; 0 where it could not.
         truth: (blocks of all folds,) ink in each, by which it is seen that two configurations were scored on the same.
     """
 
     runs: NDArray[np.float64]
     resampled: NDArray[np.float64]
-    staked: NDArray[np.bool_]
+    staked: NDArray[np.float64]
     truth: NDArray[np.int64]
 
 
@@ -90,22 +96,29 @@ def dice_of(counts: ArrayLike) -> NDArray[np.float64]:
     return np.where(whole > 0, 2 * tp / np.where(whole > 0, whole, 1), 1.0)
 
 
-def dice_scores(folds: Sequence[ArrayLike], *, n: int = RESAMPLES, seed: int = _SEED) -> Scores:
+def dice_scores(
+    folds: Sequence[ArrayLike], parts: Sequence[ArrayLike] | None = None, *, n: int = RESAMPLES, seed: int = _SEED
+) -> Scores:
     """Dice of every run, and on resampled letter blocks.
 
     Args:
         folds: of each fold (seeds, blocks, 3), or (blocks, 3) of one seed: TP, FP, FN from `letter_blocks`.
+        parts: of each fold (blocks,): which part of a whole block counts, from 0 to 1; whole ones by default. What a
+            region's border cuts off is no block's worth of evidence.
         n, seed: of the resampling.
     """
     counts = [_per_seed(fold) for fold in folds]
-    resampled = []
+    resampled, staked = [], []
     for number, of_fold in enumerate(counts):
+        staked.append(of_fold.any((0, 2)).astype(float))
+        if parts is not None:
+            staked[-1] *= np.clip(parts[number], 0, 1)
         times = _times(of_fold.shape[1], n, seed, number)
         resampled.append(np.mean([dice_of(times @ of_seed) for of_seed in of_fold], 0))
     return Scores(
         np.stack([dice_of(of_fold.sum(1)) for of_fold in counts]),
         np.stack(resampled),
-        np.concatenate([of_fold.any((0, 2)) for of_fold in counts]),
+        np.concatenate(staked),
         np.concatenate([of_fold[0, :, 0] + of_fold[0, :, 2] for of_fold in counts]),
     )
 
@@ -120,6 +133,8 @@ def auc_scores(
 ) -> Scores:
     """AUC of `block_scores` of every run, and on resampled squares of `pitch` px.
 
+    Folds without ink or without blank blocks have no AUC and are left out; where none has one the score is NaN.
+
     Args:
         folds: of each fold one entry a seed, all of the same region.
         block: px of the side of one of their blocks.
@@ -132,7 +147,8 @@ def auc_scores(
     if pitch < block:
         raise ValueError(f"pitch {pitch} px is smaller than a block of {block} px")
     runs, resampled, staked, truth = [], [], [], []
-    for number, seeds in enumerate(folds):
+    defined = [seeds for seeds in folds if seeds[0].ink.any() and not seeds[0].ink.all()]
+    for number, seeds in enumerate(defined or folds):
         first = seeds[0]
         if any(len(x.ink) != len(first.ink) or (x.ink != first.ink).any() for x in seeds):
             raise ValueError(f"the seeds of fold {number} were not scored on the same blocks")
@@ -147,7 +163,7 @@ def auc_scores(
         with np.errstate(invalid="ignore"):  # a resample may lack a class: NaN
             resampled.append(((times @ wins) * times).sum(1) / pairs)
         runs.append([auc(x.score, x.ink) for x in seeds])
-        staked.append(np.ones(groups, bool))
+        staked.append(np.minimum(np.bincount(group, minlength=groups) / per**2, 1))
         truth.append(ink.astype(np.int64))
     return Scores(np.array(runs), np.stack(resampled), np.concatenate(staked), np.concatenate(truth))
 
@@ -213,7 +229,7 @@ def paired(a: Scores, b: Scores, among: Scatter | None = None, *, level: float =
     among = among or scatter([a, b])
     own = _of_seeds(a) + _of_seeds(b)
     of_seeds = max(own, 2 * among.seeds) / a.runs.size
-    blocks = int((a.staked | b.staked).sum())
+    blocks = whole_blocks([a, b])
     return _interval(a.runs - b.runs, a.resampled - b.resampled, of_seeds, 2 * among.folds, among, blocks, level)
 
 
@@ -221,7 +237,12 @@ def score_interval(scores: Scores, *, level: float = 0.95) -> PairedInterval:
     """A configuration's own score with its interval, for show: models are compared by their paired difference."""
     of_seeds = _of_seeds(scores) / scores.runs.size
     alone = scatter([scores])
-    return _interval(scores.runs, scores.resampled, of_seeds, 0.0, alone, int(scores.staked.sum()), level)
+    return _interval(scores.runs, scores.resampled, of_seeds, 0.0, alone, whole_blocks([scores]), level)
+
+
+def whole_blocks(scores: Sequence[Scores]) -> int:
+    """How many whole blocks could have changed any of these scores."""
+    return int(np.max([one.staked for one in scores], axis=0).sum() + 1e-6) if scores else 0
 
 
 def _of_seeds(scores: Scores) -> float:

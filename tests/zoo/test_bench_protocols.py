@@ -98,8 +98,10 @@ def test_each_row_and_fold_takes_what_won_there_for_all_its_seeds_budgets_and_co
     tuned = with_the_best(specs, results, GRID)
     for spec, before in zip(tuned, specs, strict=True):
         if spec.floor or spec.row == "sam_tiny":
-            assert spec == before  # none of its trials succeeded
+            assert spec.train == before.train  # none of its trials succeeded
+            assert spec.failed_trials == (0 if spec.floor else 2)
         else:
+            assert spec.failed_trials == 0
             assert spec.train["lr"] == (3e-4 if spec.fold == folds[0] else 1e-4)
             assert spec.tried == {"lr": [1e-4, 3e-4], "warmup": [0.1]}
             assert spec.train["steps"] == before.train["steps"]
@@ -145,7 +147,7 @@ def test_everything_trained_runs_at_every_budget_under_its_own_name() -> None:
 def test_usual_runs_keep_the_folders_that_they_had_before_there_were_trials_and_budgets() -> None:
     spec = planned()[0]
     said = spec.model_dump(mode="json")
-    for key in ("classes", "labels_turned", "budget", "trial", "tried", "start_from", "start_sha256"):
+    for key in ("classes", "labels_turned", "budget", "trial", "tried", "failed_trials", "start_from", "start_sha256"):
         del said[key]
     assert spec.digest == hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

@@ -85,6 +85,14 @@ def test_blocks_with_nothing_at_stake_do_not_pass_for_evidence():
     assert math.isnan(nothing.diff)
 
 
+def test_what_a_border_cuts_off_is_no_blocks_worth_of_evidence():
+    counts = np.full((4, 3), 9)
+    parts = np.array([1.0, 1.0, 0.25, 0.5])
+    scores = dice_scores([counts, counts], [parts, parts])
+    assert paired(scores, scores).n_blocks == 5  # 2 × 2.75
+    assert dice_scores([counts]).staked.tolist() == [1] * 4
+
+
 @pytest.mark.parametrize("other", [np.zeros((3, 3)), np.zeros((2, 2, 3)), np.array([[9, 9, 9], [0, 0, 0]])])
 def test_blocks_that_are_not_pairs_are_refused(other):
     with pytest.raises(ValueError, match="not pairs"):
@@ -112,7 +120,7 @@ def drawn(
     drawn_blocks = rng.normal(0, of_blocks, (folds, 1))
     resampled = (level + drawn_blocks).mean(1, keepdims=True) + rng.normal(0, of_blocks, (folds, 60))
     many = folds * 100
-    return Scores(level + drawn_blocks, resampled, np.ones(many, bool), np.ones(many, np.int64))
+    return Scores(level + drawn_blocks, resampled, np.ones(many), np.ones(many, np.int64))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +208,15 @@ def test_many_distinct_scores_are_merged_without_harm():
     interval = paired(*scores_of(a, b, block=1, pitch=16, n=300))
     assert interval.lo < interval.diff < interval.hi
     assert interval.hi - interval.lo < 0.04
+
+
+def test_a_fold_without_ink_has_no_auc_and_is_left_out():
+    truth, nothing = field(1, 64, 64) > 0, np.zeros((64, 64), bool)
+    a, blank = scored(truth + field(2, 64, 64), truth), scored(field(3, 64, 64), nothing)
+    (alone,) = scores_of(a)
+    both = auc_scores([[blank], [a]], block=8, pitch=32)
+    assert both.runs.tolist() == alone.runs.tolist()
+    assert not math.isnan(paired(both, both).diff)
 
 
 def test_auc_of_one_class_is_nan_and_of_strangers_refused():

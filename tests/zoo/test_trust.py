@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from data_recipes.fragment import Fragment
+from data_recipes.fragment import Fragment, open_fragments
 from data_recipes.regions import Rect
 from data_recipes.split import Fold, leak_report
 from data_recipes.table import SampleTable
@@ -17,9 +17,9 @@ from tests.zoo.test_bench_parts import fragment, plan, suite
 from zoo.bench import leaderboard, tables
 from zoo.bench.floors import fit_layout
 from zoo.bench.leaderboard import Row
-from zoo.bench.plan import RunSpec
+from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.result import Result
-from zoo.bench.run import data_order
+from zoo.bench.run import data_order, train_stage
 from zoo.bench.score import score
 from zoo.bench.suite import ModelEntry
 from zoo.train.config import TrainConfig
@@ -77,8 +77,51 @@ def test_a_model_that_reads_passes_its_controls(page: Fragment, tmp_path: Path) 
         finished(spec(page, "layout", floor=True), tmp_path, page, layout),
     ]
     row = rows_of(results, tmp_path)["reads"]
-    assert row.failures == []
+    assert row.failures == row.unchecked == []
+    assert row.verdict == "passed"
     assert row.rank == 1
+    assert row.blocks == 32  # of 128 px in 1024 × 512, all of them with ink
+
+
+def test_a_floor_that_failed_leaves_its_control_unchecked_not_passed(page: Fragment, tmp_path: Path) -> None:
+    assert page.label is not None
+    reads = finished(spec(page, "reads"), tmp_path, page, squash(2.0 * page.label[:] - 1 + texture(2)))
+    floor = Result(run_id="x", status="failed", spec=spec(page, "layout", floor=True))
+    row = rows_of([reads, floor], tmp_path)["reads"]
+    assert row.verdict == "not checked"
+    assert row.unchecked == ["no comparison with layout: runs are missing"]
+
+
+def test_a_region_too_small_to_be_shifted_leaves_the_null_unchecked(tmp_path: Path) -> None:
+    small = fragment((texture(1)[:320, :320] > 0.7).astype(np.uint8))
+    fold = Fold("f", {}, {"a": (Rect(0, 320, 0, 100),)}, {"a": (Rect(0, 320, 160, 320),)}, 32)
+    folder = tmp_path / "runs/x"
+    folder.mkdir(parents=True)
+    prob = squash(texture(2)[:320, :320])
+    found = score(lambda f, r: prob[r.slices], {"a": small}, fold, folder=folder, letter_px=64)
+    result = Result(run_id="x", status="ok", spec=spec(small, "m"), quality=found.quality, controls=found.controls)
+    (row,) = leaderboard.build_rows([result], tmp_path, floors=[])
+    assert row.verdict == "not checked"
+    assert "no null" in row.unchecked[0]
+
+
+def test_a_turned_control_that_failed_leaves_its_model_unchecked(page: Fragment, tmp_path: Path) -> None:
+    assert page.label is not None
+    model = finished(spec(page, "model"), tmp_path, page, squash(2.0 * page.label[:] - 1 + texture(7)))
+    broken = spec(page, "model, labels turned", labels_turned=True)
+    rows = leaderboard.build_rows([model, Result(run_id="x", status="failed", spec=broken)], tmp_path, floors=[])
+    assert rows[0].unchecked == ["turned labels: failed"]
+
+
+def test_rows_with_degraded_input_are_controls_not_contenders(page: Fragment, tmp_path: Path) -> None:
+    assert page.label is not None
+    prob = squash(2.0 * page.label[:] - 1 + texture(2))
+    degraded = spec(page, "model on zmean", train={"degrade": "zmean"})
+    results = [finished(one, tmp_path, page, prob) for one in (spec(page, "model"), degraded)]
+    rows = rows_of(results, tmp_path)
+    assert (rows["model"].rank, rows["model on zmean"].rank) == (1, None)
+    assert rows["model on zmean"].control
+    assert rows["model on zmean"].failures == []
 
 
 def test_training_tiles_that_reach_into_the_test_region_stop_the_run() -> None:
@@ -86,6 +129,25 @@ def test_training_tiles_that_reach_into_the_test_region_stop_the_run() -> None:
     inside = SampleTable.of("a", one, one + SIDE // 2 - 32, one.astype(np.float32), -1, "random")
     with pytest.raises(ValueError, match="test"):
         leak_report(inside, 64, FOLD).check()
+
+
+def test_the_bench_itself_stops_a_run_whose_tiles_reach_into_the_test_region(tmp_path: Path) -> None:
+    data = ["phantom:dipole:1:256x512"]
+    bench = suite(models=[ModelEntry(name="depthcnn")], floors=[], tile=32, samples=20)
+    run, *_ = plan_runs(
+        bench,
+        resolve_models(bench, None, "cpu"),
+        open_fragments(data),
+        data=data,
+        device="cpu",
+        seeds=[0],
+        folds=[0],
+        train={"steps": 1},
+    )
+    wrong = run.model_copy(update={"train_rects": run.test_rects})
+    with pytest.raises(ValueError, match="test"):
+        train_stage(wrong, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_leak_that_was_let_pass_is_on_the_row(page: Fragment, tmp_path: Path) -> None:

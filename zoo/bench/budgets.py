@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.bench.compare import row_scores
 from zoo.bench.result import Result
-from zoo.significance import PairedInterval, Scores, paired, scatter
+from zoo.significance import PairedInterval, Scores, paired, scatter, turned
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,6 @@ def _crossings(at: dict[float, dict[str, Scores]], labels: Sequence[str]) -> lis
             before, after = differences[less], differences[more]
             if before.diff * after.diff < 0:
                 leader, other = pair if before.diff > 0 else pair[::-1]
-                both = (before, after) if before.diff > 0 else (_turned(before), _turned(after))
+                both = (before, after) if before.diff > 0 else (turned(before), turned(after))
                 found.append(Crossing(leader, other, (less, more), both))
     return found
-
-
-def _turned(difference: PairedInterval) -> PairedInterval:
-    return difference._replace(diff=-difference.diff, lo=-difference.hi, hi=-difference.lo)

@@ -19,7 +19,7 @@ from data_recipes.fragment import Fragment, absolute_data, open_fragments, refus
 from data_recipes.schema import describe
 from zoo.bench.cluster import cluster_device, run_all_on_cluster
 from zoo.bench.expect import print_plan
-from zoo.bench.merge import BenchRecord
+from zoo.bench.merge import keep_record
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.report import make_console, report
 from zoo.bench.result import Result
@@ -65,7 +65,7 @@ def bench(options: BenchOptions) -> int:
     )
     tuning = trials(specs, suite.sweep)
     _check_models([*tuning, *specs])
-    refuse_test_phantoms(fragments, {name for spec in specs for name in spec.train_rects})
+    refuse_test_phantoms(fragments, {name for spec in specs for name in (*spec.train_rects, *spec.calibration_rects)})
     about = suite.about.strip()
     if options.data and suite.data:
         about = f"the settings of {suite.name} on other data than its own; the scores it states do not apply"
@@ -82,13 +82,13 @@ def bench(options: BenchOptions) -> int:
     try:
         with _sigterm_as_interrupt():
             specs = with_the_best(specs, run(tuning), suite.sweep)
-            BenchRecord(suite=suite, runs=[spec.run_id for spec in specs], own_data=bool(options.data)).save(out)
+            keep_record(out, suite, specs, own_data=bool(options.data))
             results = run(specs)
     except KeyboardInterrupt:
         console.print("finished runs are kept; give the same command again to go on")
         raise
-    rows = report(results, fragments, suite, out, console, own_data=bool(options.data), pictures=options.pictures)
-    return 0 if all(row.status == "ok" for row in rows) else 1
+    report(results, fragments, suite, out, console, own_data=bool(options.data), pictures=options.pictures)
+    return 0 if all(result.status == "ok" for result in results) else 1
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def _apply(suite: Suite, options: BenchOptions) -> Suite:
     if options.data and suite.data:
         # The suite's split names the suite's own fragments, and its letters have the size of theirs.
         if suite.split.kind in ("fragments", "rects"):
-            changed["split"] = {**suite.split.model_dump(), "kind": "auto", "train": [], "test": []}
+            changed["split"] = {**suite.split.model_dump(), "kind": "auto", "train": [], "test": [], "calibration": []}
         if not all(item.startswith("phantom:") for item in options.data):
             changed.setdefault("letter_px", max(suite.letter_px, LETTER_PITCH))
     return Suite(**{**suite.model_dump(), **changed})
@@ -154,7 +154,7 @@ def _split(values: Sequence[str]) -> list[str]:
 
 def _integers(values: Sequence[str], option: str) -> list[int]:
     try:
-        return [int(part) for part in _split(values)]
+        return list(dict.fromkeys(int(part) for part in _split(values)))
     except ValueError:
         raise ValueError(f"{option} takes whole numbers, got {', '.join(values)}") from None
 

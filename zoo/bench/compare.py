@@ -28,6 +28,8 @@ from zoo.significance import (
     paired,
     scatter,
     score_interval,
+    turned,
+    whole_blocks,
 )
 
 MIN_BLOCKS = 30  # with fewer the resampling says too little, and no rank is given
@@ -42,6 +44,7 @@ class Scored:
 
     counts: NDArray[np.int64]
     blocks: BlockScores
+    parts: NDArray[np.float64]  # which part of each letter block counts
 
 
 @dataclass
@@ -53,10 +56,11 @@ class Standing:
     low: float | None = None
     high: float | None = None
     complete: bool = True  # it has every fold and seed that any configuration has
-    group: int | None = None  # 1 is the leader's; None for a floor, and where no rank can be given
-    to_leader: PairedInterval | None = None
+    group: int | None = None  # 1 is the leader's; None for floors and controls, and where no rank can be given
+    to_leader: PairedInterval | None = None  # this one − the leader
     above: dict[str, PairedInterval] = field(default_factory=dict)  # floor -> difference of Dice to it
     above_auc: dict[str, PairedInterval] = field(default_factory=dict)  # floor -> difference of block AUC to it
+    blocks: int | None = None  # whole letter blocks that the ranks rest on
 
 
 def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> list[Standing]:
@@ -64,8 +68,10 @@ def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) ->
     scored = _load(results, out)
     dice, auc = _dice(scored), _auc(scored, max((result.spec.letter_px for result in results), default=AUC_BLOCK))
     trained = {result.spec.label for result in results if not result.spec.floor}
-    contenders = {label: one for label, one in dice.items() if label not in floors}
+    apart = {result.spec.label for result in results if result.spec.control} | set(floors)
+    contenders = {label: one for label, one in dice.items() if label not in apart}
     groups = rank(contenders, scatter([one for label, one in dice.items() if label in trained]))
+    blocks = whole_blocks(list(contenders.values()))
     rows = []
     for label, runs in scored.items():
         row = Standing(label, float(np.mean([dice_of(run.counts.sum(0)) for run in runs.values()])))
@@ -75,6 +81,7 @@ def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) ->
             row.above = _above(label, dice, floors, trained)
             row.above_auc = _above(label, auc, floors, trained)
             row.group, row.to_leader = groups.get(label, (None, None))
+            row.blocks = blocks if label in contenders else None
         rows.append(row)
     return sorted(rows, key=lambda row: -row.dice)
 
@@ -94,22 +101,22 @@ def _above(
 
 
 def rank(scores: Mapping[str, Scores], among: Scatter) -> dict[str, tuple[int, PairedInterval | None]]:
-    """Group of each configuration, and the leader's difference to it; nothing where there are too few blocks.
+    """Group of each configuration, and its difference to the leader; nothing where there are too few blocks.
 
     All pairs are compared, with Holm's correction at 5 % over all of them. A configuration is in the leader's group
     unless it differs from the leader; the next group is formed by the first of those left in the same way. No group is
-    given where fewer than 30 letter blocks hold ink or are called ink by any of them.
+    given where fewer than 30 whole letter blocks hold ink or are called ink by any of them.
 
     Args:
         among: the scatter of all that were trained, floors too.
     """
-    if not scores or int(np.any([one.staked for one in scores.values()], axis=0).sum()) < MIN_BLOCKS:
+    if whole_blocks(list(scores.values())) < MIN_BLOCKS:
         return {}
     order = sorted(scores, key=lambda label: -scores[label].runs.mean())
     pairs = list(combinations(order, 2))
     differences = [paired(scores[a], scores[b], among) for a, b in pairs]
     apart = dict(zip(pairs, holm([difference.p for difference in differences]), strict=True))
-    to_leader = {b: found for (a, b), found in zip(pairs, differences, strict=True) if a == order[0]}
+    to_leader = {b: turned(found) for (a, b), found in zip(pairs, differences, strict=True) if a == order[0]}
     groups: dict[str, tuple[int, PairedInterval | None]] = {}
     left, group = order, 1
     while left:
@@ -141,7 +148,9 @@ def _grids(scored: Mapping[str, Mapping[Key, Scored]]) -> dict[str, list[list[Sc
 def _dice(scored: Mapping[str, Mapping[Key, Scored]]) -> dict[str, Scores]:
     grids = _grids(scored)
     return {
-        label: dice_scores([np.stack([run.counts for run in of_fold]) for of_fold in grid])
+        label: dice_scores(
+            [np.stack([run.counts for run in of_fold]) for of_fold in grid], [of_fold[0].parts for of_fold in grid]
+        )
         for label, grid in grids.items()
     }
 
@@ -160,5 +169,9 @@ def _load(results: Sequence[Result], out: Path) -> dict[str, dict[Key, Scored]]:
         if result.status == "ok":
             with np.load(out / "runs" / result.run_id / BLOCK_FILE, allow_pickle=False) as saved:
                 blocks = BlockScores(saved["score"], saved["ink"], saved["row"], saved["col"])
-                scored[result.spec.label][result.spec.fold, result.spec.seed] = Scored(saved["counts"], blocks)
+                counts = saved["counts"]
+                whole = result.spec.letter_px**2
+                # an earlier version did not keep the pixels: every block was taken for a whole one
+                parts = saved["pixels"] / whole if "pixels" in saved else np.ones(len(counts))
+                scored[result.spec.label][result.spec.fold, result.spec.seed] = Scored(counts, blocks, parts)
     return scored

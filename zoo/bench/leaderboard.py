@@ -28,10 +28,13 @@ class Row:
 
     Attributes:
         rank: group of configurations that cannot be told apart; None for floors, controls and what cannot be ranked.
-        failures: which of the controls that every claim must pass it does not; empty where it passes.
+        blocks: whole letter blocks that the ranks rest on.
+        failures: which of the controls that every claim must pass it does not.
+        unchecked: which of them could not be looked at.
         warnings: what else to know before it is believed.
         floor: whether it is what a claim must exceed.
-        control: whether it was trained and scored on labels that say nothing, and so must not score.
+        control: whether it is no claim of its own: trained and scored on turned labels, and so must not score, or fed
+            with layers robbed of their order.
     """
 
     label: str
@@ -47,7 +50,9 @@ class Row:
     above_floors_auc: dict[str, dict[str, Any]] = field(default_factory=dict)
     quality: dict[str, float | None] = field(default_factory=dict)
     controls: dict[str, float | None] = field(default_factory=dict)
+    blocks: int | None = None
     failures: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     parameters: int | None = None
     train_mb: float | None = None
@@ -75,6 +80,13 @@ class Row:
     times_scored: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> str:
+        """failed, not checked, passed; empty for floors, and for rows without a score."""
+        if self.floor or self.dice is None:
+            return ""
+        return "failed" if self.failures else "not checked" if self.unchecked else "passed"
+
 
 def build_rows(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> list[Row]:
     """Rows ranked by Dice; where that cannot tell them apart, by training memory, least first. Then floors, controls,
@@ -87,8 +99,11 @@ def build_rows(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -
     rows = {label: _row(label, runs, ranked.get(label), floors) for label, runs in by_label.items()}
     for label, row in rows.items():
         turned = rows.get(f"{label}, {TURNED}")
-        if turned is not None and turned.failures:
-            row.failures.append(f"trained on turned labels it {turned.failures[0]}")
+        if turned is None:
+            continue
+        row.failures += [f"trained on turned labels it {failure}" for failure in turned.failures]
+        if turned.status != "ok" or turned.unchecked:
+            row.unchecked.append(f"turned labels: {'; '.join(turned.unchecked) or turned.status.replace('_', ' ')}")
     return sorted(rows.values(), key=_place)
 
 
@@ -105,12 +120,13 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     status = "ok" if not bad else bad[0].status if not good else f"{len(bad)} of {len(runs)} runs failed"
     row = Row(label, runs[0].spec.model, status, bad[0].reason if bad else "", runs=len(good))
     row.settings = {"options": runs[0].spec.options, **{k: v for k, v in runs[0].spec.train.items() if k != "seed"}}
-    row.floor, row.control = label in floors, runs[0].spec.labels_turned
+    row.floor, row.control = label in floors, runs[0].spec.control
     if not good:
         return row
     row.dice = _mean([run.quality.get("dice") for run in good])
     if standing is not None:
-        row.rank, row.dice_low, row.dice_high = standing.group, standing.low, standing.high
+        row.rank, row.blocks = standing.group, standing.blocks
+        row.dice_low, row.dice_high = (_known(end) for end in (standing.low, standing.high))
         row.to_leader = _told(standing.to_leader) if standing.to_leader else None
         row.above_floors = {floor: _told(difference) for floor, difference in standing.above.items()}
         row.above_floors_auc = {floor: _told(difference) for floor, difference in standing.above_auc.items()}
@@ -121,9 +137,14 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
         row.settings["start_from"] = f"{sources[0]['name']}, SHA-256 {sources[0]['sha256'][:12]}"
         if any(source["held_out_px_seen"] is None for source in sources):
             row.warnings.append("whether the weights it starts from have seen the test region is not known")
+    if failed := max(run.spec.failed_trials for run in runs):
+        row.warnings.append(f"{failed} of its trials failed, so it was tuned on fewer")
     row.times_scored = max(run.times_scored for run in good)
     row.quality = {key: _mean([run.quality.get(key) for run in good]) for key in QUALITY}
-    row.controls = {key: _mean([run.controls.get(key) for run in good]) for key in ("false_ink_on_blank", "null_high")}
+    row.controls = {"false_ink_on_blank": _mean([run.controls.get("false_ink_on_blank") for run in good])}
+    with_null = [run for run in good if run.controls.get("null_high") is not None]
+    row.controls["null_high"] = _mean([run.controls["null_high"] for run in with_null])
+    row.controls["null_auc"] = _mean([run.controls.get("null_auc", run.quality["auc_blocks"]) for run in with_null])
     cost: dict[str, list[Any]] = {key: [run.cost.get(key) for run in good] for key in _COSTS}
     row.parameters, row.steps = _first(cost["parameters"]), _first(cost["steps"])
     row.train_mb, row.inference_mb = _megabytes(cost["train_bytes"]), _megabytes(cost["inference_bytes"])
@@ -133,7 +154,10 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     row.budget = _first([run.cost.get("budget") for run in good]) or ""
     for key in _MEDIANS:
         setattr(row, key, _mean([run.cost.get(key) for run in good], median))
-    row.failures = [] if row.floor else _scores_by_chance(row, good) if row.control else _failures(row, good)
+    if runs[0].spec.labels_turned:
+        row.failures, row.unchecked = _scores_on_turned_labels(row), _no_null(row)
+    elif not (row.floor or row.control):
+        row.failures, row.unchecked = _failures(row, good), _unchecked(row, floors)
     return row
 
 
@@ -152,9 +176,10 @@ def _failures(row: Row, runs: Sequence[Result]) -> list[str]:
     """Which of the controls that every claim must pass a configuration does not."""
     found = []
     for what, differences in (("Dice", row.above_floors), ("AUC", row.above_floors_auc)):
-        if short := [floor for floor, difference in differences.items() if not (difference["lo"] or 0) > 0]:
+        lows = {floor: difference["lo"] for floor, difference in differences.items()}
+        if short := [floor for floor, low in lows.items() if low is not None and low <= 0]:
             found.append(f"{what} not above {', '.join(short)}")
-    if any(_above_null(run) is False for run in runs):
+    if (above := _over_null(row)) is not None and above <= 0:
         found.append("not above what its own map scores when shifted")
     if leak := sum((run.controls.get("leak") or {}).get("overlap_px", 0) for run in runs):
         found.append(f"{leak} test pixels were seen in training")
@@ -166,18 +191,33 @@ def _failures(row: Row, runs: Sequence[Result]) -> list[str]:
     return found
 
 
-def _scores_by_chance(row: Row, runs: Sequence[Result]) -> list[str]:
+def _unchecked(row: Row, floors: Sequence[str]) -> list[str]:
+    """Which of these controls could not be looked at."""
+    missing = [floor for floor in floors if floor not in row.above_floors]
+    found = [f"no comparison with {', '.join(missing)}: runs are missing"] if missing else []
+    differences = {"Dice": row.above_floors, "AUC": row.above_floors_auc}
+    for what, of_floors in differences.items():
+        if without := [floor for floor, difference in of_floors.items() if difference["lo"] is None]:
+            found.append(f"{what} has no value against {', '.join(without)}")
+    return found + _no_null(row)
+
+
+def _no_null(row: Row) -> list[str]:
+    return ["no null: the test region is too small or too large to be shifted"] if _over_null(row) is None else []
+
+
+def _scores_on_turned_labels(row: Row) -> list[str]:
     """A control fails where it scores: labels were turned by 180°, so that layers tell nothing of them."""
-    if any(_above_null(run) for run in runs):
-        auc, high = (f"{value:.3f}" for value in (row.quality.get("auc_blocks"), row.controls.get("null_high")))
+    if (above := _over_null(row)) is not None and above > 0:
+        auc, high = (f"{row.controls[key]:.3f}" for key in ("null_auc", "null_high"))
         return [f"still scores: AUC {auc} of 16-px blocks, by chance no more than {high}; a leak, or layout"]
     return []
 
 
-def _above_null(run: Result) -> bool | None:
-    """Whether a run's map scores above what it scores when shifted around; None where that is not known."""
-    auc, high = run.quality.get("auc_blocks"), run.controls.get("null_high")
-    return None if auc is None or high is None else auc > high
+def _over_null(row: Row) -> float | None:
+    """By how much the block AUC lies above what the shifted map scores, means over the runs that have such a null."""
+    auc, high = row.controls.get("null_auc"), row.controls.get("null_high")
+    return None if auc is None or high is None else auc - high
 
 
 def _same_order(runs: Sequence[Result]) -> list[list[int]]:
@@ -191,7 +231,11 @@ def _same_order(runs: Sequence[Result]) -> list[list[int]]:
 
 def _told(difference: PairedInterval) -> dict[str, Any]:
     """As JSON has it, which knows no NaN."""
-    return {key: None if isinstance(v, float) and isnan(v) else v for key, v in difference._asdict().items()}
+    return {key: _known(value) for key, value in difference._asdict().items()}
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and isnan(value) else value
 
 
 def _mean(values: Sequence[float | None], how: Any = fmean) -> float | None:

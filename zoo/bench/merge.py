@@ -55,6 +55,26 @@ class BenchRecord(BaseModel):
             raise ValueError(f"{path}: not a bench of this version: {describe(error, cls)}") from None
 
 
+def keep_record(out: Path, suite: Suite, specs: Sequence[RunSpec], *, own_data: bool) -> None:
+    """Note what the bench in this folder is: these runs, and the earlier ones of it that can be compared with them, so
+    that `report` shows all."""
+    runs = [spec.run_id for spec in specs]
+    try:
+        earlier = BenchRecord.load(out)
+    except (FileNotFoundError, ValueError):
+        earlier = BenchRecord(suite=suite, runs=[])
+    for run in earlier.runs:
+        path = out / "runs" / run / RESULT_FILE
+        if run in runs or not path.is_file():
+            continue
+        try:
+            check_comparable({"now": (suite, specs), "before": (earlier.suite, [load_result(path).spec])})
+        except ValueError:
+            continue
+        runs.append(run)
+    BenchRecord(suite=suite, runs=runs, own_data=own_data).save(out)
+
+
 def report_command(options: ReportOptions) -> int:
     """Write the leaderboard of the benches in `options.folders` into `options.out`; 0, or 1 where a run had failed.
 
@@ -78,7 +98,7 @@ def report_command(options: ReportOptions) -> int:
         record = first.model_copy(update={"runs": [result.run_id for result in results]})
         record.save(out)
     fragments = _fragments(results, console) if options.pictures else {}
-    rows = report(
+    report(
         results,
         fragments,
         first.suite,
@@ -87,7 +107,7 @@ def report_command(options: ReportOptions) -> int:
         own_data=first.own_data,
         pictures=bool(fragments),
     )
-    return 0 if all(row.status == "ok" for row in rows) else 1
+    return 0 if all(result.status == "ok" for result in results) else 1
 
 
 def check_comparable(benches: Mapping[str, tuple[Suite, Sequence[RunSpec]]]) -> None:

@@ -27,7 +27,15 @@ from zoo.train.given import given_weights
 TURNED = "labels turned"
 """What a row is called that was trained and scored on turned labels, after its model."""
 
-_LATER = {"classes": 1, "labels_turned": False, "budget": 1.0, "trial": False, "tried": {}, "start_sha256": ""}
+_LATER = {
+    "classes": 1,
+    "labels_turned": False,
+    "budget": 1.0,
+    "trial": False,
+    "tried": {},
+    "failed_trials": 0,
+    "start_sha256": "",
+}
 
 RectLists = dict[str, list[RectSpec]]
 
@@ -70,9 +78,16 @@ class RunSpec(BaseModel):
     """A trial of settings, scored on validation strips: `test_rects` are the calibration strips then."""
     tried: dict[str, list[Any]] = {}
     """The values among which this run's settings were chosen, on its fold's validation strips."""
+    failed_trials: int = 0
+    """How many of the trials for this row and fold failed."""
     start_from: str = ""
     """Path of the checkpoint whose weights it starts from; what counts is their digest."""
     start_sha256: str = ""
+
+    @property
+    def control(self) -> bool:
+        """Whether it is no claim of its own: trained on turned labels, or fed with layers robbed of their order."""
+        return self.labels_turned or bool(self.train.get("degrade"))
 
     @property
     def row(self) -> str:

@@ -58,14 +58,14 @@ def trials(specs: Sequence[RunSpec], grid: Grid) -> list[RunSpec]:
 
 def with_the_best(specs: Sequence[RunSpec], tried: Sequence[Result], grid: Grid) -> list[RunSpec]:
     """The runs with what won their row's and fold's trials: the highest Dice on the validation strips, of equals the
-    first. A row none of whose trials succeeded stays as it was."""
+    first. A row none of whose trials succeeded stays as it was; how many did not is in `RunSpec.failed_trials`."""
     dice = {result.run_id: result.quality.get("dice") for result in tried if result.status == "ok"}
-    best: dict[tuple[str, str], dict[str, Any]] = {}
+    chosen: dict[tuple[str, str], tuple[dict[str, Any], int]] = {}
     for key, row in _planned(specs, grid).items():
-        scored = [(value, chosen) for trial, chosen in row if (value := dice.get(trial.run_id)) is not None]
-        if scored:
-            best[key] = max(scored, key=lambda one: one[0])[1]
-    return [_tuned(spec, best[spec.row, spec.fold], grid) if (spec.row, spec.fold) in best else spec for spec in specs]
+        scored = [(value, values) for trial, values in row if (value := dice.get(trial.run_id)) is not None]
+        best = max(scored, key=lambda one: one[0])[1] if scored else {}
+        chosen[key] = best, len(row) - len(scored)
+    return [_tuned(spec, *chosen.get((spec.row, spec.fold), ({}, 0)), grid) for spec in specs]
 
 
 def _planned(specs: Sequence[RunSpec], grid: Grid) -> dict[tuple[str, str], list[tuple[RunSpec, dict[str, Any]]]]:
@@ -84,7 +84,9 @@ def _trial(spec: RunSpec, chosen: Mapping[str, Any]) -> RunSpec:
     return spec.model_copy(update={**changed, "test_rects": spec.calibration_rects})
 
 
-def _tuned(spec: RunSpec, chosen: Mapping[str, Any], grid: Grid) -> RunSpec:
-    tried = {key: list(values) for key, values in grid.items()}
+def _tuned(spec: RunSpec, chosen: Mapping[str, Any], failed: int, grid: Grid) -> RunSpec:
+    if spec.floor or not grid:
+        return spec
     train = scaled(merge_settings(spec.train, chosen), spec.budget if set(chosen) & set(BUDGET) else 1)
-    return spec.model_copy(update={"train": train, "tried": tried})
+    tried = {key: list(values) for key, values in grid.items()}
+    return spec.model_copy(update={"train": train, "tried": tried, "failed_trials": failed})
