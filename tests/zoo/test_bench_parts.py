@@ -41,7 +41,12 @@ def fragment(label: np.ndarray, name: str = "a") -> Fragment:
         other_label=None,
         papyrus=everywhere,
         supervised=everywhere,
+        validation=None,
         volume=None,
+        voxel_um=None,
+        direction="forward",
+        center_layer=0,
+        to_uint8=None,
     )
     return cast(Fragment, fake)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import zarr
 from PIL import Image
@@ -20,9 +21,11 @@ from PIL import Image
 from tests.zoo.segments import CONTRACT, KNOWN, tree, wake, write_checkpoint, write_mask, write_segment
 from zoo.cluster import Workers
 from zoo.predict.__main__ import PredictOptions, ReduceOptions
+from zoo.predict.cluster import _job
 from zoo.predict.command import predict_command, reduce_command
 from zoo.predict.job import Job
 from zoo.predict.plan import Plan
+from zoo.predict.store import MapStore
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,6 +150,19 @@ def test_a_voxel_size_that_differs_is_resampled_on_request(home: Path, tmp_path:
     assert map_of(tmp_path, "fine.zarr").shape == (120, 140)
     assert provenance(tmp_path, "fine.zarr")["voxel_um"] == pytest.approx(7.91)
     assert provenance(tmp_path, "fine.zarr")["resampled"] == pytest.approx(2.0)
+
+
+def test_a_node_that_resamples_finds_the_data_as_they_were(home: Path, tmp_path: Path) -> None:
+    write_segment(tmp_path / "coarse", 60, 70, known=KNOWN.replace("7.91", "15.82"))
+    given = (str(tmp_path / "coarse"), str(home / "a.safetensors"), tmp_path / "map.zarr")
+    predict_command(PredictOptions(*given, device="cpu", voxel_size="resample", num_parts=2))
+    plan = MapStore.resume(tmp_path / "map.zarr.partial").plan.model_dump_json()
+    assert _job(plan, "cpu").fragment.shape == (120, 140)
+    _job.cache_clear()
+    layer = tmp_path / "coarse/layers/00.tif"
+    tifffile.imwrite(layer, 255 - tifffile.imread(layer))
+    with pytest.raises(ValueError, match="not the data that lies there"):
+        _job(plan, "cpu")
 
 
 def test_the_task_is_that_of_the_fragment_or_asked_for(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from data_recipes.cli import duration, stop_signals
 from data_recipes.stamp import data_stamp
 from zoo.cluster import Workers, connected, find_workers, send
 from zoo.device import Chosen
-from zoo.predict.job import Job, reopen
+from zoo.predict.job import Job, open_segment, reopen
 from zoo.predict.plan import Plan
 from zoo.predict.progress import show_progress
 from zoo.predict.store import MapStore
@@ -193,7 +193,7 @@ def _opened(plan: str, workers: Workers) -> Job:
 @functools.lru_cache(1)  # Ray runs the next piece in the same process, as long as that has no GPU
 def _job(plan: str, device: str) -> Job:
     job = reopen(Plan.model_validate_json(plan), torch.device(device))
-    if data_stamp(job.fragment) != job.plan.stamp:
+    if data_stamp(open_segment(job.plan.path, job.plan.mask)) != job.plan.stamp:  # as stored, not as resampled
         raise ValueError(f"{job.plan.path}: not the data that lies there where the command was given")
     return job
 
