@@ -137,32 +137,25 @@ def open_fragments(paths: Sequence[str | Path]) -> dict[str, Fragment]:
     """Name -> fragment for all paths, in order; a folder of fragments (Kaggle's `train/`) stands for all in it.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_fragment`, or two fragments of one name, or no fragment at all.
+        FileNotFoundError, ValueError: as `open_fragment`, or two fragments of one name, or a fragment and its
+            conversion, whatever they are called, or no fragment at all.
     """
-    found: dict[str, Fragment] = {}
-    for path in paths:
-        where = _resolve(path)
-        for one in _expand(where) or [where]:
-            fragment = _open(one)
-            if fragment.name in found:
-                raise ValueError(_same_name(found[fragment.name], fragment))
-            found[fragment.name] = fragment
-    if not found:
+    from data_recipes.origin import refuse_conversions
+
+    places = (_resolve(path) for path in paths)
+    opened = [_open(one) for where in places for one in _expand(where) or [where]]
+    if not opened:
         raise ValueError("no fragment was named; give one or more paths")
+    refuse_conversions(opened)
+    found: dict[str, Fragment] = {}
+    for fragment in opened:
+        first = found.setdefault(fragment.name, fragment)
+        if first is not fragment:
+            raise ValueError(
+                f"two fragments are named {first.name}: {first.path} and {fragment.path}; "
+                "give one of them another name in a fragment.yaml beside it (`name: …`)"
+            )
     return found
-
-
-def _same_name(first: Fragment, second: Fragment) -> str:
-    from data_recipes.formats.stack import converted_from
-
-    for copy, other in ((first, second), (second, first)):
-        source = converted_from(copy.path)
-        if source and Path(source).name == other.path.name:
-            return f"{copy.path} is the conversion of {other.path}: they are one fragment; give one of the two paths"
-    return (
-        f"two fragments are named {first.name}: {first.path} and {second.path}; "
-        "give one of them another name in a fragment.yaml beside it (`name: …`)"
-    )
 
 
 def absolute_data(items: Iterable[str | Path]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
 from data_recipes.convert import convert
@@ -202,8 +203,39 @@ def test_a_fragment_and_its_conversion_are_one(fragments):
         open_fragment(fragments)
 
 
-def test_volumes_and_folders_beside_each_other_are_all_fragments(fragments):
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_conversion_under_another_name_is_still_the_same_papyrus(fragments, moved):
     convert(fragments / "1", fragments / "3.zarr", progress=False)
+    (fragments / "3.fragment.yaml").write_text("name: three\n")
+    if moved:  # to another machine, say
+        fragments = fragments.rename(fragments.parent / "elsewhere")
+    with pytest.raises(ValueError, match=r"3\.zarr is the conversion of .*/1: they are one fragment; give one"):
+        open_fragments([fragments])
+    assert list(open_fragments([fragments / "2", fragments / "3.zarr"])) == ["2", "three"]
+
+
+def test_two_conversions_of_one_fragment_and_a_conversion_of_one_are_the_same_papyrus(fragments):
+    convert(fragments / "1", fragments / "a.zarr", progress=False)
+    convert(fragments / "1", fragments / "b.zarr", progress=False)
+    convert(fragments / "a.zarr", fragments / "c.zarr", progress=False)
+    for name in "abc":
+        (fragments / f"{name}.fragment.yaml").write_text(f"name: {name}\n")
+    with pytest.raises(ValueError, match=r"a\.zarr and .*b\.zarr are conversions of .*/1: they are one fragment"):
+        open_fragments([fragments / "a.zarr", fragments / "2", fragments / "b.zarr"])
+    with pytest.raises(ValueError, match=r"c\.zarr is the conversion of .*/1: they are one fragment"):
+        open_fragments([fragments / "1", fragments / "c.zarr"])
+
+
+def test_a_fragment_of_the_same_folder_name_elsewhere_is_another_one(fragments, tmp_path):
+    convert(fragments / "1", fragments / "a.zarr", progress=False)
+    (fragments / "a.fragment.yaml").write_text("name: a\n")
+    (tmp_path / "others").mkdir()
+    (fragments / "2").rename(tmp_path / "others" / "1")
+    assert list(open_fragments([fragments / "a.zarr", tmp_path / "others" / "1"])) == ["a", "1"]
+
+
+def test_volumes_and_folders_beside_each_other_are_all_fragments(fragments):
+    zarr.save_array(fragments / "3.zarr", DATA)
     (fragments / "3.fragment.yaml").write_text("name: three\n")
     assert list(open_fragments([fragments])) == ["1", "2", "three"]
     assert list(open_fragments([fragments.parent])) == ["1", "2", "three"]
