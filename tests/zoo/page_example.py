@@ -198,6 +198,7 @@ def rows(results: Sequence[Result]) -> list[Row]:
     dice = {label: own[0].quality.get("dice") for label, own in runs.items() if own[0].status == "ok"}
     floors = [label for label in runs if label in FLOORS]
     standings, group, leader = {}, 0, 2.0
+    best = max((value or 0 for label, value in dice.items() if label not in FLOORS), default=0.0)
     for label, value in sorted(dice.items(), key=lambda item: -(item[1] or 0)):
         assert value is not None
         if leader - value > 0.01:
@@ -206,13 +207,13 @@ def rows(results: Sequence[Result]) -> list[Row]:
         standings[label] = Standing(
             label,
             value,
-            value - 0.02,
-            value + 0.015,
-            True,
-            None if label in FLOORS else group,
-            interval(leader - value),
-            above,
-            above,
+            low=value - 0.02,
+            high=value + 0.015,
+            group=None if label in FLOORS or runs[label][0].spec.control else group,
+            blocks=40,
+            to_leader=interval(value - best),
+            above=above,
+            above_auc=above,
         )
     return sorted((row_of(label, own, standings.get(label), floors) for label, own in runs.items()), key=place)
 

@@ -19,9 +19,10 @@ from data_recipes.regions import Rect
 from tests.zoo import page_example as example
 from zoo.bench.leaderboard import Row
 from zoo.bench.page import pictures
-from zoo.bench.page.charts import pareto, thinned
+from zoo.bench.page.charts import thinned
 from zoo.bench.page.content import columns, flat, headline
 from zoo.bench.page.scale import Scale
+from zoo.bench.shown import pareto
 from zoo.card import ModelCard
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'></script><script>alert(2)</script>${alert(3)}{{7*7}}\u2028&amp;"
@@ -199,7 +200,7 @@ def test_without_pictures_no_pixel_is_in_the_page(tmp_path: Path) -> None:
 def test_maps_are_shown_where_the_fragment_is_not_at_hand(tmp_path: Path) -> None:
     of = example.fragment("one")
     results = example.bench(tmp_path, [of], {"m": (0.7, 100.0, 0.1)}, seeds=1)
-    (region,) = pictures.regions(results, {}, tmp_path, ["m"])
+    (region,) = pictures.regions(results, {}, tmp_path, example.rows(results))
     assert [picture.key for picture in region.pictures] == ["map m"]
 
 
@@ -210,7 +211,7 @@ def opened(uri: str) -> Image.Image:
 def test_pictures_are_reduced_and_transparent_where_nothing_counts(tmp_path: Path) -> None:
     of = example.fragment("wide", shape=(90, 1500))
     results = example.bench(tmp_path, [of], {"m": (0.7, 100.0, 0.1)}, seeds=1)
-    (region,) = pictures.regions(results, {of.name: of}, tmp_path, ["m"])
+    (region,) = pictures.regions(results, {of.name: of}, tmp_path, example.rows(results))
     layer, label, drawn = (opened(picture.uri) for picture in region.pictures)
     assert layer.size == label.size == drawn.size == (region.width, region.height) == (500, 30)
     opaque = np.asarray(drawn.convert("RGBA"))[..., 3] > 0
@@ -243,7 +244,7 @@ def test_many_pictures_are_smaller_ones(tmp_path: Path, monkeypatch: pytest.Monk
     of = example.fragment("one", shape=(400, 800))
     results = example.bench(tmp_path, [of], {"m": (0.7, 100.0, 0.1)}, seeds=1)
     monkeypatch.setattr(pictures, "FULL_SIZE", 1)
-    (region,) = pictures.regions(results, {of.name: of}, tmp_path, ["m"])
+    (region,) = pictures.regions(results, {of.name: of}, tmp_path, example.rows(results))
     assert region.width <= pictures.SIDE / math.sqrt(3)
 
 
@@ -269,8 +270,10 @@ def test_the_front_holds_what_nothing_cheaper_equals() -> None:
         row("under the floor", 0.5, 85),
         row("free", 0.9),
         row("none", None, 5),
+        row("leaks", 0.99, 60, failures=["9 test pixels were seen in training"]),
+        row("small, labels turned", 0.7, 70, control=True),
     ]
-    assert pareto(rows, "train_mb", {one.label: one.label for one in rows}) == ["small", "best"]
+    assert [one.label for one in pareto(rows, lambda one: one.train_mb)] == ["small", "best"]
 
 
 @pytest.mark.parametrize(
@@ -281,14 +284,54 @@ def test_the_front_holds_what_nothing_cheaper_equals() -> None:
             [row("a", 0.8, rank=1), row("b", 0.7, rank=1), row("c", 0.7, rank=1)],
             "b and c cannot be told apart from it.",
         ),
-        ([row("a", 0.8), row("b", 0.7)], "No rank is given. a has the highest score"),
-        ([row("f", 0.9, rank=1, floor=True), row("a", 0.8, rank=2)], "A floor leads. The best model is a, rank 2"),
-        ([row("a", 0.8, rank=1), row("f", 0.8, rank=1, floor=True)], "Models and floors share rank 1."),
+        ([row("a", 0.8), row("b", 0.7)], "No rank is given. a has the highest score, Dice 0.800."),
+        (
+            [row("a", 0.8, blocks=24)],
+            "No rank is given: 24 of the 30 whole letter blocks that a rank needs. a has the highest",
+        ),
+        ([row("a", 0.7, rank=1), row("b", 0.6, rank=2), row("lacks a seed", 0.8)], "a leads with Dice 0.700."),
+        (
+            [row("f", 0.8, floor=True), row("g", 0.9, floor=True), row("a", 0.8, rank=1)],
+            "The floor g is not exceeded, Dice 0.900. a has Dice 0.800.",
+        ),
+        ([row("a", 0.8, rank=1), row("c", 0.9, control=True), row("b", 0.1, rank=2)], "a leads with Dice 0.800."),
+        (
+            [row("a", 0.8, rank=1, failures=["Dice not above layout"]), row("b", 0.7, rank=2)],
+            "a leads with Dice 0.800. a fails a control: Dice not above layout.",
+        ),
+        ([row("a", 0.8, rank=1, unchecked=["no null"])], "a has Dice 0.800. Not checked of a: no null."),
+        ([row("f", 0.8, floor=True), row("c", 0.9, control=True), row("a", None)], "No model was scored."),
         ([row("a", None)], "Nothing was scored"),
     ],
 )
-def test_the_leading_sentence_says_no_more_than_the_ranks(rows: list[Row], words: str) -> None:
+def test_the_leading_sentence_says_no_more_than_ranks_floors_and_controls(rows: list[Row], words: str) -> None:
     assert words in headline(rows)
+
+
+def test_a_row_that_fails_is_marked_in_table_charts_and_pictures(tmp_path: Path) -> None:
+    of = example.fragment("one")
+    models = {"good": (0.7, 200.0, 0.2), "lays out": (0.31, 90.0, 0.1), "zmean": (0.3, 40.0, 0.05)}
+    results = example.bench(tmp_path, [of], models, seeds=1)
+    turned = example.spec("good, labels turned", of.name, of.shape, labels_turned=True)
+    control = example.result(turned, of, tmp_path, 0.2)
+    control.controls["null_high"] = 0.9
+    page = Elements(example.page(tmp_path, [of], [*results, control]))
+    text = " ".join(page.text.split())
+    assert "2 ✗ lays out" in text and "failed: Dice not above zmean; AUC not above zmean" in text
+    assert "1 good depthcnn_tiny" in text
+    assert "lays out ✗" in text and "good ✗" not in text, "the title of its picture, and its curve"
+    assert text.index("Floors: a claim") < text.index("Controls: trained") < text.index("– good, labels turned")
+    data = json.loads(page.scripts[1])
+    points = {point["label"]: point for point in data["points"]}
+    assert points["lays out"]["verdict"] == "failed" and points["lays out"]["name"] == "lays out ✗"
+    assert data["fronts"]["train_mb"] == [points["good"]["id"]]
+    assert points["good, labels turned"]["control"]
+
+
+def test_a_difference_to_the_leader_is_written_as_this_row_less_the_leader(ordinary: str) -> None:
+    details = ordinary[ordinary.index('<dialog class="drawer" id="m1-details"') : ordinary.index('id="m2-details"')]
+    text = " ".join(Elements(details).text.split())
+    assert "sam_tiny" in text and "the leader −0.005 [−0.020, +0.010]" in text
 
 
 def test_a_measure_that_the_page_does_not_know_is_a_column_too() -> None:

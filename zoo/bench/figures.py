@@ -17,6 +17,7 @@ from zoo.bench.leaderboard import Row
 from zoo.bench.names import slug
 from zoo.bench.result import Result
 from zoo.bench.score import bounding, map_name
+from zoo.bench.shown import marked, pareto
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,10 @@ _PANEL_PX = 700  # a map is reduced to about this side: a page, not an archive
 
 
 def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
-    """Dice with its interval against peak training memory; floors that use none are lines. False if nothing to draw."""
+    """Dice with its interval against peak training memory; floors that use none are lines. False if nothing to draw.
+
+    A row that fails a control is hollow and marked ✗.
+    """
     scored = [row for row in rows if row.dice is not None and not row.control]
     trained = [row for row in scored if row.train_mb]
     if not trained:
@@ -37,7 +41,7 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
     axes = figure.add_subplot()
     lines: dict[float, list[Row]] = {}  # floors whose lines would fall together share one
     for row in scored:
-        if not row.train_mb and row.dice is not None:
+        if row.floor and not row.train_mb and row.dice is not None:
             lines.setdefault(round(row.dice, 2), []).append(row)
     for together in lines.values():
         height = float(np.mean([row.dice or 0 for row in together]))
@@ -51,17 +55,22 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
             color="0.45",
             **where,
         )
-    best = -1.0
-    for row in sorted(trained, key=lambda r: (r.train_mb or 0, -(r.dice or 0))):
+    front = {row.label for row in pareto(scored, lambda row: row.train_mb)}
+    for row in trained:
         assert row.dice is not None
-        on_front = row.dice > best and not row.floor
-        best = max(best, row.dice)
         low, high = row.dice_low, row.dice_high  # without an interval where it lacks runs
         bars = None if low is None or high is None else [[max(row.dice - low, 0)], [max(high - row.dice, 0)]]
-        colour = "0.55" if row.floor else "tab:orange" if on_front else "tab:blue"
-        axes.errorbar([row.train_mb or 1], [row.dice], yerr=bars, fmt="o", color=colour, capsize=3, markersize=7)
+        colour = "0.55" if row.floor else "tab:orange" if row.label in front else "tab:blue"
+        inside = "white" if row.failures else colour
+        axes.errorbar(
+            *([row.train_mb or 1], [row.dice]), yerr=bars, fmt="o", color=colour, mfc=inside, capsize=3, markersize=7
+        )
         axes.annotate(
-            _literal(row.label), (row.train_mb, row.dice), xytext=(8, 4), textcoords="offset points", fontsize=9
+            _literal(marked(row, row.label)),
+            (row.train_mb, row.dice),
+            xytext=(8, 4),
+            textcoords="offset points",
+            fontsize=9,
         )
     axes.set_xscale("log")
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
@@ -70,15 +79,22 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
     axes.set_ylabel("Dice, with 95 % interval")
     axes.margins(x=0.25, y=0.15)
     axes.grid(alpha=0.25)
-    axes.set_title(
-        f"{_literal(title)}\norange: nothing that needs less memory is better; grey: floors", fontsize=10, loc="left"
-    )
+    legend = "orange: nothing that needs less memory is better; grey: floors"
+    if any(row.failures for row in trained):
+        legend += "; hollow, ✗: fails a control"
+    if any(row.verdict == "not checked" for row in trained):
+        legend += "; ?: a control was not checked"
+    axes.set_title(f"{_literal(title)}\n{legend}", fontsize=10, loc="left")
     _save(figure, path)
     return True
 
 
-def panels(results: Sequence[Result], fragments: Mapping[str, Fragment], out: Path) -> list[Path]:
-    """One picture a test region of a fragment: centre layer, label, each configuration's map of its first seed."""
+def panels(results: Sequence[Result], fragments: Mapping[str, Fragment], out: Path, rows: Sequence[Row]) -> list[Path]:
+    """One picture a test region of a fragment: centre layer, label, each configuration's map of its first seed.
+
+    The title of a map says ✗ where its row fails a control.
+    """
+    names = {row.label: marked(row, row.label) for row in rows}
     chosen: dict[tuple[str, str], dict[str, Result]] = {}
     for result in results:
         if result.status == "ok":
@@ -87,13 +103,13 @@ def panels(results: Sequence[Result], fragments: Mapping[str, Fragment], out: Pa
     written = []
     for (fold, name), by_label in chosen.items():
         path = out / f"{slug(f'panel_{fold}_{name}')}.png"
-        _panel(fragments[name], name, by_label, out, path)
+        _panel(fragments[name], name, {names[label]: run for label, run in by_label.items()}, out, path)
         written.append(path)
     return written
 
 
-def _panel(fragment: Fragment, name: str, by_label: Mapping[str, Result], out: Path, path: Path) -> None:
-    spec = next(iter(by_label.values())).spec
+def _panel(fragment: Fragment, name: str, titled: Mapping[str, Result], out: Path, path: Path) -> None:
+    spec = next(iter(titled.values())).spec
     outline = bounding([Rect(*rect) for rect in spec.test_rects[name]])
     step = max(1, round(max(outline.height, outline.width) / _PANEL_PX))
     tiles: list[tuple[str, NDArray[Any], dict[str, Any]]] = []
@@ -107,13 +123,13 @@ def _panel(fragment: Fragment, name: str, by_label: Mapping[str, Result], out: P
         ink = (fragment.label[outline.slices] > 0)[::step, ::step].astype(float)
         counted = (fragment.papyrus[outline.slices] & fragment.supervised[outline.slices])[::step, ::step]
         tiles.append(("label (grey: not counted)", np.where(counted, ink, 0.5), {"cmap": "gray", "vmin": 0, "vmax": 1}))
-    for label, result in by_label.items():
+    for head, result in titled.items():
         saved = out / "runs" / result.run_id / map_name(name)
         if saved.is_file():
             prob = np.load(saved, mmap_mode="r", allow_pickle=False)[::step, ::step].astype(np.float32)
             prob[~papyrus] = np.nan  # what a model says beside the papyrus is neither trained nor counted
             scores = result.per_fragment.get(name, result.quality)
-            title = f"{label}\nDice {scores['dice'] or 0:.3f}" + (f"  AUC {scores['auc']:.3f}" if scores["auc"] else "")
+            title = f"{head}\nDice {scores['dice'] or 0:.3f}" + (f"  AUC {scores['auc']:.3f}" if scores["auc"] else "")
             # Maps differ in calibration; each is shown from its own 2nd to 99.5th percentile so that shapes compare.
             low, high = np.nanpercentile(prob, [2, 99.5])
             low, high = (low, high) if high - low > 1e-3 else (0.0, 1.0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
-from typing import cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +15,7 @@ from zoo.bench.figures import panels, quality_against_memory
 from zoo.bench.leaderboard import Row, build_rows
 from zoo.bench.page import write_page
 from zoo.bench.result import Result
+from zoo.bench.shown import too_few_blocks
 from zoo.bench.suite import Suite
 from zoo.bench.tables import rich_table, write_leaderboard
 
@@ -42,24 +42,32 @@ def report(
     every, results = results, [result for result in results if result.spec.budget == 1]
     floors = _floors(results, suite)
     rows = build_rows(results, out, floors=floors)
+    for row in rows:
+        row.warnings += _failed_elsewhere(row, every)
     budgets = by_budget(every, out, floors=floors)
     title = f"inkzoo, suite {suite.name}" + (f" on {', '.join(fragments)}" if own_data else "")
-    caption = [*_caption(results, suite, floors), *budgets.lines()]
+    caption = [*_caption(results, rows, suite, floors), *budgets.lines()]
     good = next((result for result in results if result.status == "ok"), None)
     meta = {"suite": suite.model_dump(mode="json"), "environment": good.environment if good else {}}
     meta |= {"budgets": budgets.as_dict()} if budgets.dice else {}
     write_leaderboard(rows, out, title=title, caption=caption, meta=meta)
     write_page(rows, results, fragments, out, title=title, caption=caption, meta=meta, pictures=pictures)
     of_own_labels = [result for result in results if not result.spec.labels_turned]
-    drawn = panels(of_own_labels, fragments, out) if pictures else []
+    drawn = panels(of_own_labels, fragments, out, rows) if pictures else []
     if quality_against_memory(rows, out / "quality_memory.png", title):
         drawn.insert(0, out / "quality_memory.png")
     console.print()
-    console.print(rich_table(rows, title))
+    console.print(rich_table(rows, title, console.width))
     for line in caption:
         console.print(f"[dim]{escape(line)}[/]")
     console.print(f"\nWritten to {escape(str(out))}: leaderboard.html, .md, .csv, .json" + _names(drawn))
     return rows
+
+
+def _failed_elsewhere(row: Row, results: Sequence[Result]) -> list[str]:
+    """That runs of a row at another budget failed, which its own status does not tell."""
+    failed = [one for one in results if one.spec.budget != 1 and one.spec.row == row.label and one.status != "ok"]
+    return [f"at ×{one.spec.budget:g} the budget {one.status.replace('_', ' ')}: {one.reason}" for one in failed[:1]]
 
 
 def _names(pictures: Sequence[Path]) -> str:
@@ -72,7 +80,7 @@ def _floors(results: Sequence[Result], suite: Suite) -> list[str]:
     return list(dict.fromkeys(s.label for s in specs if s.floor or {s.model, s.label} & set(suite.floors)))
 
 
-def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> list[str]:
+def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floors: Sequence[str]) -> list[str]:
     spec = results[0].spec
     seeds = sorted({result.spec.seed for result in results})
     folds = sorted({result.spec.fold for result in results})
@@ -82,6 +90,7 @@ def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> 
         "every pair is compared on the same runs, with what blocks of "
         f"{suite.letter_px} px{', seeds' if len(seeds) > 1 else ''}{' and folds' if len(folds) > 1 else ''} scatter, "
         "Holm over the pairs; no rank where fewer than 30 blocks hold or are given ink",
+        *([f"no rank: {few} hold ink or are given it"] if (few := too_few_blocks(rows)) else []),
         *(["one seed: how much training itself scatters is not in the intervals"] if len(seeds) == 1 else []),
         *(
             ["labels turned: trained and scored on labels turned by 180°; what scores there is a leak, or layout"]
@@ -91,7 +100,7 @@ def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> 
         *_tuning(good),
         "over floors: lower end of the 95 % interval of the paired difference of Dice to the floor that comes closest",
         "threshold: best Dice on held-out strips of the training side, never on test",
-        f"test: {', '.join(spec.test_rects)}",
+        f"test: {', '.join(_tested(results))}",
         f"folds {', '.join(folds)}; seeds {', '.join(map(str, seeds))}; recipe {suite.recipe}, {suite.tile} px × "
         f"{suite.depth} layers, buffer {spec.buffer} px",
         f"floors: {', '.join(floors)}; a row that is not above one of them fails" if floors else "floors: none",
@@ -103,16 +112,40 @@ def _caption(results: Sequence[Result], suite: Suite, floors: Sequence[str]) -> 
         scored = max(result.times_scored for result in good)
         often = "once" if scored <= 1 else f"up to {scored} times"
         lines.append(f"a configuration has been scored on this test region {often}")
-        agreement = next((found for run in good if (found := run.controls.get("label_agreement"))), None)
-        if agreement:
-            told = ", ".join(
-                f"{what} {agreement[key]:.3f}" for what, key in _AGREEMENT if agreement.get(key) is not None
-            )
+        if told := _by_fold(good, _agreement):
             lines.append(f"ceiling: the two labels of what is tested agree to {told}; a higher score says nothing more")
-        prevalence = [r.quality["prevalence"] for r in good if r.quality.get("prevalence") is not None]
-        if prevalence:
-            lines.append(f"ink is {100 * cast(float, prevalence[0]):.1f} % of the pixels that count")
+        if told := _by_fold(good, _ink):
+            lines.append(f"ink: {told} of the pixels that count")
     return lines
+
+
+def _tested(results: Sequence[Result]) -> list[str]:
+    """The fragments with a test region in any fold, and whether each fold tests another part of one."""
+    parts: dict[str, dict[str, set[str]]] = {}
+    for result in results:
+        for name, rects in result.spec.test_rects.items():
+            parts.setdefault(name, {}).setdefault(str(rects), set()).add(result.spec.fold)
+    return [name if len(of) == 1 else f"{name} (another part in each of {len(of)} folds)" for name, of in parts.items()]
+
+
+def _by_fold(results: Sequence[Result], told: Callable[[Result], str]) -> str:
+    """What is told of a test region: once where all folds have the same, else for each fold; turned labels are nobody's."""
+    own = [result for result in results if not result.spec.labels_turned]
+    folds = {result.spec.fold for result in own}
+    found = {result.spec.fold: text for result in own if (text := told(result))}
+    if len(found) == len(folds) and len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return "; ".join(f"{text} (fold {fold})" for fold, text in sorted(found.items()))
+
+
+def _agreement(result: Result) -> str:
+    agreement = result.controls.get("label_agreement") or {}
+    return ", ".join(f"{what} {agreement[key]:.3f}" for what, key in _AGREEMENT if agreement.get(key) is not None)
+
+
+def _ink(result: Result) -> str:
+    share = result.quality.get("prevalence")
+    return "" if share is None else f"{100 * share:.1f} %"
 
 
 def _tuning(results: Sequence[Result]) -> list[str]:

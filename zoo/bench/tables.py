@@ -18,6 +18,7 @@ from rich.text import Text
 
 from zoo.bench.leaderboard import QUALITY, Row
 from zoo.bench.result import write_whole
+from zoo.bench.shown import marked, over_floors, remarks
 
 
 def _number(value: float | None, pattern: str = "{:.3f}") -> str:
@@ -27,18 +28,12 @@ def _number(value: float | None, pattern: str = "{:.3f}") -> str:
 def _columns(row: Row) -> dict[str, str]:
     """What a person sees of a row, in order."""
     interval = f" [{row.dice_low:.3f}, {row.dice_high:.3f}]" if row.dice_low is not None else ""
-    failed = f"failed: {'; '.join(row.failures)}" if row.failures else ""
-    remarks = [
-        *([failed] if failed else []),
-        *row.warnings,
-        *([f"{row.status}: {row.reason}" if row.reason else row.status] if row.status != "ok" else []),
-    ]
     return {
         "rank": _rank(row),
         "model": row.label,
-        "controls": "" if row.floor or row.dice is None else "failed" if row.failures else "passed",
+        "controls": row.verdict,
         "Dice [95 %]": _number(row.dice) + interval,
-        "over floors": _over_floors(row),
+        "over floors": _number(over_floors(row), "≥ {:+.3f}"),
         "F0.5": _number(row.quality.get("f05")),
         "surface Dice": _number(row.quality.get("surface_dice")),
         "pseudo-F": _number(row.quality.get("pseudo_f")),
@@ -53,7 +48,7 @@ def _columns(row: Row) -> dict[str, str]:
         "infer MB": _number(row.inference_mb, "{:.0f}"),
         "s/step": _number(row.step_seconds),
         "steps": _number(row.steps, "{:d}"),
-        "remarks": "; ".join(remarks),
+        "remarks": "; ".join(remarks(row)),
     }
 
 
@@ -63,27 +58,31 @@ def _rank(row: Row) -> str:
     return "floor" if row.floor else "control" if row.control else "–"
 
 
-def _over_floors(row: Row) -> str:
-    """The lower end of the 95 % interval of the difference of Dice to the floor that comes closest."""
-    lows = [difference["lo"] for difference in row.above_floors.values() if difference["lo"] is not None]
-    return "–" if not lows or row.floor else f"≥ {min(lows):+.3f}"
+def rich_table(rows: Sequence[Row], title: str, width: int) -> Group:
+    """The leaderboard for a terminal of `width` columns. Empty columns are left out; remarks stand below, so that rows
+    stay one line. ✗ behind the rank marks who fails a control, ? whose controls could not all be looked at.
 
-
-def rich_table(rows: Sequence[Row], title: str) -> Group:
-    """The leaderboard for a terminal: empty columns are left out, remarks stand below so that rows stay one line, and
-    ✗ marks who fails a control."""
-    cells = [_columns(row) for row in rows]
+    A narrow terminal gets fewer columns and no cut numbers; a name that is still too long goes on in a second line.
+    """
+    cells = [_columns(row) | {"rank": marked(row, _rank(row))} for row in rows]
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    names = [name for name in _shown(cells) if name not in _PAGE_ONLY]
+    shown = _shown(cells)
+    in_rows = "AUC in rows" if "AUC in rows" in shown else "AUC"
+    narrow = ("rank", "model", "Dice [95 %]", in_rows, "train MB")
+    names = [name for name in shown if (name in narrow if width < _WIDE else name not in _PAGE_ONLY)]
     for name in names:
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+        if name == "model":
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(_BROKEN.get(name, name), justify="right", no_wrap=True)
     for row in cells:
-        failed = " ✗" if row["controls"] == "failed" else ""
-        table.add_row(*(escape(row[name] + (failed if name == "model" else "")) for name in names))
-    remarks = [Text(f"{row['model']}: {row['remarks']}") for row in cells if row["remarks"]]
-    return Group(table, *remarks)
+        table.add_row(*(escape(row[name]) for name in names))
+    said = [Text(f"{marked(row, row.label)}: {'; '.join(found)}") for row in rows if (found := remarks(row))]
+    return Group(table, *said)
 
 
+_WIDE = 110  # columns of a terminal from which on all that is meant for one is shown
+_BROKEN = {"over floors": "over\nfloors", "AUC in rows": "AUC\nin rows", "train MB": "train\nMB"}
 _PAGE_ONLY = (
     "controls",
     "F0.5",
@@ -138,7 +137,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     return stream.getvalue()
 
 
-_LISTS = ("failures", "warnings")
+_LISTS = ("failures", "unchecked", "warnings")
 _NESTED = ("to_leader", "above_floors", "above_floors_auc", "quality", "controls", "settings", *_LISTS)
 
 

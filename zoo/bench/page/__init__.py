@@ -25,6 +25,12 @@ from zoo.bench.result import Result, write_whole
 
 PAGE_FILE = "leaderboard.html"
 _HERE = Path(__file__).parent
+_PARTS = {
+    "models": "",
+    "floors": "Floors: a claim must exceed them",
+    "controls": "Controls: trained on turned labels, or fed without the order of the layers",
+    "failed": "Not scored",
+}
 _EARLY, _SCRIPTS = "early.js", ("page.js", "charts.js", "maps.js")
 
 
@@ -49,7 +55,7 @@ def write_page(
         meta: `suite` and `environment`, as in leaderboard.json.
         pictures: False leaves out every pixel of the data, where only numbers may be published.
     """
-    order = [row.label for row in rows if not row.floor] + [row.label for row in rows if row.floor]
+    order = [row for row in rows if not row.floor] + [row for row in rows if row.floor]
     of_own_labels = [result for result in results if not result.spec.labels_turned]
     shown = regions(of_own_labels, fragments, out, order) if pictures else []
     path = out / PAGE_FILE
@@ -76,11 +82,7 @@ def page_html(
     early, script = _read(_EARLY), "\n".join(map(_read, _SCRIPTS))
     measures = columns(rows)
     listed = entries(rows, results, measures)
-    parts = [
-        ("models", "", [entry for entry in listed if entry.part == "models"]),
-        ("floors", "Floors: a claim must exceed them", [entry for entry in listed if entry.part == "floors"]),
-        ("failed", "Not scored", [entry for entry in listed if entry.part == "failed"]),
-    ]
+    parts = [(part, words, [entry for entry in listed if entry.part == part]) for part, words in _PARTS.items()]
     suite = dict(meta.get("suite") or {})
     chart = chart_data(listed, results)
     with_curve = {curve["id"] for curve in chart["curves"]}
@@ -96,8 +98,8 @@ def page_html(
         regions=shown,
         pictures=pictures,
         chart=chart,
-        # Floors last: they are the ones that matter least there.
-        curved=sorted((entry for entry in listed if entry.id in with_curve), key=lambda entry: entry.row.floor),
+        # Floors and controls last: they are the ones that matter least there.
+        curved=sorted((entry for entry in listed if entry.id in with_curve), key=lambda entry: entry.part != "models"),
         caption=[line.partition(": ") for line in caption],
         environment=list(flat(meta.get("environment") or {})),
         suite=list(flat(suite)),
@@ -119,7 +121,7 @@ def _hash(script: str) -> str:
 
 def _facts(rows: Sequence[Row], results: Sequence[Result]) -> list[tuple[str, str]]:
     good = sum(result.status == "ok" for result in results)
-    marked = sum(bool(row.failures) for row in rows)
+    failing = sum(bool(row.failures) for row in rows)
     found = [
         ("models", str(sum(not (row.floor or row.control) for row in rows))),
         ("floors", str(sum(row.floor for row in rows))),
@@ -127,4 +129,4 @@ def _facts(rows: Sequence[Row], results: Sequence[Result]) -> list[tuple[str, st
         ("seeds", str(len({result.spec.seed for result in results}))),
         ("runs finished", f"{good} of {len(results)}"),
     ]
-    return [*found, *([("rows that fail a control", str(marked))] if marked else [])]
+    return [*found, *([("rows that fail a control", str(failing))] if failing else [])]

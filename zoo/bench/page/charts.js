@@ -127,7 +127,7 @@ function placeLabel(group, text, point, others, taken, bounds) {
 }
 
 function scatter(chart, width, height, key, words) {
-  const points = data.points.filter((point) => point.dice !== null);
+  const points = data.points.filter((point) => point.dice !== null && !point.control); // what a control scores is no claim
   const placed = points.filter((point) => point[key]);
   const free = points.filter((point) => point.floor && !point[key]);
   if (!placed.length) return;
@@ -184,12 +184,16 @@ function scatter(chart, width, height, key, words) {
     const best = data.fronts[key].includes(point.id);
     const told = `${point.label}\nDice ${point.dice.toFixed(3)}` +
       (point.low !== null && point.high !== null ? ` [${point.low.toFixed(3)}, ${point.high.toFixed(3)}]` : "") +
-      `\n${words}: ${written(point[key])}\nrank ${point.rank}${best ? ", on the Pareto front" : ""}${point.floor ? ", a floor" : ""}`;
+      `\n${words}: ${written(point[key])}\n${point.floor ? "a floor" : `rank ${point.rank}`}${best ? ", on the Pareto front" : ""}` +
+      (point.verdict === "failed" ? "\nfails a control" : point.verdict === "not checked" ? "\na control was not checked" : "");
     const mark = svg("g", {
       class: `mark${best ? " best" : ""}${point.floor ? " grey" : ""}`, tabindex: 0, role: "button", "aria-label": told.replaceAll("\n", ", "),
     });
     if (point.low !== null && point.high !== null) mark.append(svg("line", { x1: at.x, x2: at.x, y1: y(point.high), y2: y(point.low) }));
-    mark.append(svg("circle", { class: "dot", cx: at.x, cy: at.y, r: 5 }), svg("circle", { class: "reach", cx: at.x, cy: at.y, r: 14 }));
+    const dot = point.verdict === "failed"
+      ? svg("path", { class: "dot", d: `M${at.x - 5} ${at.y - 5}l10 10m0 -10l-10 10` })
+      : svg("circle", { class: "dot", cx: at.x, cy: at.y, r: 5 });
+    mark.append(dot, svg("circle", { class: "reach", cx: at.x, cy: at.y, r: 14 }));
     mark.addEventListener("pointermove", (event) => showTip(told, event.clientX, event.clientY));
     mark.addEventListener("pointerleave", hideTip);
     mark.addEventListener("focus", () => {
@@ -212,7 +216,7 @@ function scatter(chart, width, height, key, words) {
   chart.append(layer);
   for (const { name, point, at } of names.sort((a, b) => a.first - b.first)) {
     layer.append(name);
-    placeLabel(name, point.label, at, marks.map((mark) => mark.at), taken, bounds);
+    placeLabel(name, point.name, at, marks.map((mark) => mark.at), taken, bounds);
   }
 }
 
@@ -243,11 +247,11 @@ const DASHES = ["", "6 3", "9 3 2 3"];
 const pointOf = (id) => data.points.find((point) => point.id === id);
 const curveIds = all("#legend button").map(({ dataset }) => dataset.id);
 const styleOf = (id) => {
-  if (pointOf(id).floor) return { stroke: "var(--muted)", dash: "2 3" };
+  if (pointOf(id).floor || pointOf(id).control) return { stroke: "var(--muted)", dash: "2 3" };
   const index = curveIds.indexOf(id);
   return { stroke: `var(--series-${(index % 6) + 1})`, dash: DASHES[Math.floor(index / 6) % DASHES.length] };
 };
-const labelOf = (id) => pointOf(id).label;
+const labelOf = (id) => pointOf(id).name;
 
 function strokeOf(id) {
   const { stroke, dash } = styleOf(id);

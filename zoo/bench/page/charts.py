@@ -11,6 +11,7 @@ import numpy as np
 from zoo.bench.leaderboard import Row
 from zoo.bench.page.content import Entry
 from zoo.bench.result import Result
+from zoo.bench.shown import marked, pareto
 
 _CURVE_POINTS = 300
 _ALL_POINTS = 30_000  # over all curves, so that a bench of a hundred runs stays a page
@@ -36,12 +37,16 @@ MEASURES = {
 def chart_data(entries: Sequence[Entry], results: Sequence[Result]) -> dict[str, Any]:
     """Everything the script draws; free of NaN, so that it is JSON."""
     keys = [key for measures in MEASURES.values() for key in measures]
+    rows = [entry.row for entry in entries]
     costs = {entry.id: _costs(entry.row) for entry in entries}
     points = [
         {
             "id": entry.id,
             "label": entry.row.label,
+            "name": marked(entry.row, entry.row.label),
             "floor": entry.row.floor,
+            "control": entry.row.control,
+            "verdict": entry.row.verdict,
             "rank": entry.place,
             "dice": _drawable(entry.row.dice),
             "low": _drawable(entry.row.dice_low),
@@ -55,7 +60,9 @@ def chart_data(entries: Sequence[Entry], results: Sequence[Result]) -> dict[str,
     most = min(_CURVE_POINTS, max(20, _ALL_POINTS // max(len(drawn), 1)))
     return {
         "points": points,
-        "fronts": {key: pareto([entry.row for entry in entries], key, ids) for key in keys},
+        "fronts": {
+            key: [ids[row.label] for row in pareto(rows, lambda row, key=key: _costs(row)[key])] for key in keys
+        },
         "measures": {
             name: {key: words for key, words in measures.items() if any(cost[key] for cost in costs.values())}
             for name, measures in MEASURES.items()
@@ -67,18 +74,6 @@ def chart_data(entries: Sequence[Entry], results: Sequence[Result]) -> dict[str,
         ],
         "losses": len({str(run.spec.train.get("loss")) for run, _ in drawn}),
     }
-
-
-def pareto(rows: Sequence[Row], key: str, ids: dict[str, str]) -> list[str]:
-    """Ids of the models that nothing with less of `key` equals in Dice, least first; floors can push one off it."""
-    scored = [(cost, -row.dice, row) for row in rows if row.dice is not None and (cost := _costs(row)[key])]
-    front, best = [], -math.inf
-    for _, dice, row in sorted(scored, key=lambda point: point[:2]):
-        if -dice > best:
-            best = -dice
-            if not row.floor:
-                front.append(ids[row.label])
-    return front
 
 
 def _costs(row: Row) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from zoo.bench.leaderboard import Row
 from zoo.bench.page.terms import FLOOR_NOTES, TERMS, Term
 from zoo.bench.result import Result
+from zoo.bench.shown import MARKS, marked, over_floors, remarks, too_few_blocks
 from zoo.registry import model_card
 
 Pairs = list[tuple[str, str]]
@@ -45,10 +46,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Entry:
-    """A configuration as the page shows it. `id` names its elements; `place` is its rank with = where it is shared."""
+    """A configuration as the page shows it.
+
+    `id` names its elements; `name` is its label with its `mark`; `place` is its rank with = where it is shared.
+    """
 
     id: str
     row: Row
+    name: str
+    mark: str
     part: str
     place: str
     cells: dict[str, Cell]
@@ -80,20 +86,18 @@ def entries(rows: Sequence[Row], results: Sequence[Result], shown: Sequence[Colu
         runs = [result for result in results if result.spec.label == row.label]
         measures = _measures(row)
         card, url = _card(row)
-        lows = [difference["lo"] for difference in row.above_floors.values() if difference["lo"] is not None]
-        over = min(lows) if lows and not row.floor else None
-        status = row.status.replace("_", " ")
-        reason = [f"{status}: {row.reason}" if row.reason else status] if row.status != "ok" else []
-        tied = "=" if ranks.count(row.rank) > 1 else ""
-        place = f"{row.rank}{tied}" if row.rank is not None else "control" if row.control else "–"
+        over = over_floors(row)
+        place = f"{row.rank}{'=' if ranks.count(row.rank) > 1 else ''}" if row.rank is not None else "–"
         found.append(
             Entry(
                 id=f"m{number}",
                 row=row,
-                part="failed" if row.dice is None else "floors" if row.floor or row.control else "models",
+                name=marked(row, row.label),
+                mark=MARKS.get(row.verdict, ""),
+                part="failed" if row.dice is None else _kind(row),
                 place=place,
                 cells={column.key: cell(column.term, measures.get(column.key)) for column in shown},
-                remarks=(*row.failures, *row.warnings, *reason),
+                remarks=tuple(remarks(row)),
                 over_floors=Cell("–" if over is None else f"≥ {over:+.3f}".replace("-", "−"), over),
                 card=card,
                 paper_url=url,
@@ -115,26 +119,52 @@ def cell(term: Term, value: Any) -> Cell:
     return Cell(term.pattern.format(value * term.scale).replace("-", "−"), float(value))
 
 
+def _kind(row: Row) -> str:
+    return "floors" if row.floor else "controls" if row.control else "models"
+
+
 def headline(rows: Sequence[Row]) -> str:
-    """One sentence on who leads, saying no more than the ranks do."""
-    models = [row for row in rows if not row.floor and row.dice is not None]
+    """Who leads, saying no more than ranks, floors and controls do."""
+    scored = [row for row in rows if row.dice is not None]
+    models = [row for row in scored if not (row.floor or row.control)]
     if not models:
-        return "Nothing was scored: every run failed."
-    best = max(models, key=lambda row: row.dice or 0)
-    score = f"Dice {best.dice:.3f}"
-    if best.dice_low is not None and best.dice_high is not None:
-        score += f" [{best.dice_low:.3f}, {best.dice_high:.3f}]"
+        return "No model was scored." if scored else "Nothing was scored: every run failed."
+    # One that lacks runs has no rank while others have; it does not lead them.
+    best = max(models, key=lambda row: (row.rank is not None, row.dice or 0))
+    return " ".join(filter(None, (_floor_above(best, scored), _lead(best, models), _verdict(best))))
+
+
+def _floor_above(best: Row, scored: Sequence[Row]) -> str:
+    above = [row for row in scored if row.floor and (row.dice or 0) >= (best.dice or 0)]
+    if not above:
+        return ""
+    floor = max(above, key=lambda row: row.dice or 0)
+    return f"The floor {floor.label} is not exceeded, {_score(floor)}."
+
+
+def _lead(best: Row, models: Sequence[Row]) -> str:
+    score = _score(best)
     if best.rank is None:
-        return f"No rank is given. {best.label} has the highest score, {score}."
+        few = too_few_blocks(models)
+        return f"No rank is given{f': {few}' if few else ''}. {best.label} has the highest score, {score}."
     tied = [row.label for row in models if row.rank == best.rank and row is not best]
-    if best.rank > 1:
-        return f"A floor leads. The best model is {best.label}, rank {best.rank}, {score}."
-    if [row for row in rows if row.floor and row.rank == 1]:
-        return f"Models and floors share rank 1. {best.label} has the highest score of a model, {score}."
-    if not tied:
-        return f"{best.label} leads with {score}."
-    those = tied[0] if len(tied) == 1 else f"{', '.join(tied[:-1])} and {tied[-1]}"
-    return f"{best.label} has {score}; {those} cannot be told apart from it."
+    if tied:
+        those = tied[0] if len(tied) == 1 else f"{', '.join(tied[:-1])} and {tied[-1]}"
+        return f"{best.label} has {score}; {those} cannot be told apart from it."
+    return f"{best.label} leads with {score}." if len(models) > 1 else f"{best.label} has {score}."
+
+
+def _verdict(best: Row) -> str:
+    if best.verdict == "failed":
+        return f"{best.label} fails a control: {'; '.join(best.failures)}."
+    if best.verdict == "not checked":
+        return f"Not checked of {best.label}: {'; '.join(best.unchecked)}."
+    return ""
+
+
+def _score(row: Row) -> str:
+    ends = "" if row.dice_low is None or row.dice_high is None else f" [{row.dice_low:.3f}, {row.dice_high:.3f}]"
+    return f"Dice {row.dice:.3f}{ends}"
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -255,9 +285,8 @@ def _above(row: Row) -> Table:
     rows = []
     for floor in row.above_floors:
         rows.append((floor, _difference(row.above_floors[floor]), _difference(row.above_floors_auc.get(floor))))
-    if row.to_leader:  # stored as leader minus this row
-        leader = {"diff": -row.to_leader["diff"], "lo": -row.to_leader["hi"], "hi": -row.to_leader["lo"]}
-        rows.append(("the leader", _difference(leader), "–"))
+    if row.to_leader:
+        rows.append(("the leader", _difference(row.to_leader), "–"))
     return Table(("against", "Dice", "AUC of 16-px blocks"), rows)
 
 

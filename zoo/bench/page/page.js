@@ -138,7 +138,7 @@ watch(["find", "floors"], () => {
   showFloors.checked = view.floors !== "no";
   let shown = 0;
   for (const { body, rows } of bodies) {
-    const off = body.dataset.part === "floors" && view.floors === "no";
+    const off = ["floors", "controls"].includes(body.dataset.part) && view.floors === "no";
     let left = 0;
     for (const row of rows) {
       const text = row.dataset.find.toLowerCase();

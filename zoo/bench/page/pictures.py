@@ -19,8 +19,10 @@ from PIL import Image
 
 from data_recipes.fragment import Fragment
 from data_recipes.regions import Rect
+from zoo.bench.leaderboard import Row
 from zoo.bench.result import Result
 from zoo.bench.score import bounding, map_name
+from zoo.bench.shown import marked
 
 SIDE = 700  # px; the longer side of a picture
 FULL_SIZE = 60  # pictures; when there are more, each gets smaller, so that the page does not grow on and on
@@ -53,18 +55,23 @@ class Region:
 
 
 def regions(
-    results: Sequence[Result], fragments: Mapping[str, Fragment], out: Path, order: Sequence[str]
+    results: Sequence[Result], fragments: Mapping[str, Fragment], out: Path, rows: Sequence[Row]
 ) -> list[Region]:
-    """Every test region, with the map of each configuration's first seed that left one in `out`; labels in `order`."""
+    """Every test region, with the map of each configuration's first seed that left one in `out`.
+
+    Maps stand in the order of `rows`; a title says ✗ where the row fails a control.
+    """
+    order = {row.label: number for number, row in enumerate(rows)}
+    titles = {row.label: marked(row, row.label) for row in rows}
     chosen: dict[tuple[str, str], dict[str, Result]] = {}
-    for result in sorted(results, key=lambda result: order.index(result.spec.label)):
+    for result in sorted(results, key=lambda result: order[result.spec.label]):
         if result.status == "ok":
             for name in result.spec.test_rects:
                 if _map(out, result, name).is_file():
                     chosen.setdefault((result.spec.fold, name), {}).setdefault(result.spec.label, result)
     pictures = sum(len(runs) + 2 for runs in chosen.values())  # each region's layer and label with them
     side = max(_LEAST_SIDE, round(SIDE * min(1.0, math.sqrt(FULL_SIZE / max(pictures, 1)))))
-    return [_region(fold, name, runs, fragments.get(name), out, side) for (fold, name), runs in chosen.items()]
+    return [_region(fold, name, runs, titles, fragments.get(name), out, side) for (fold, name), runs in chosen.items()]
 
 
 def _map(out: Path, result: Result, fragment: str) -> Path:
@@ -72,7 +79,13 @@ def _map(out: Path, result: Result, fragment: str) -> Path:
 
 
 def _region(
-    fold: str, name: str, runs: Mapping[str, Result], fragment: Fragment | None, out: Path, side: int
+    fold: str,
+    name: str,
+    runs: Mapping[str, Result],
+    titles: Mapping[str, str],
+    fragment: Fragment | None,
+    out: Path,
+    side: int,
 ) -> Region:
     rects = [Rect(*rect) for rect in next(iter(runs.values())).spec.test_rects[name]]
     outline = bounding(rects)
@@ -115,7 +128,7 @@ def _region(
             if (value := scores.get(key)) is not None
         ]
         # Maps differ in calibration; each is drawn from its own 2nd to 99.5th percentile, so that shapes compare.
-        pictures.append(Picture(f"map {label}", label, ", ".join(said), _grey(prob, share >= 0.5, (2, 99.5))))
+        pictures.append(Picture(f"map {label}", titles[label], ", ".join(said), _grey(prob, share >= 0.5, (2, 99.5))))
     where = f"rows {outline.y0}–{outline.y1 - 1}, columns {outline.x0}–{outline.x1 - 1}, fold {fold}"
     height, width = share.shape
     return Region(f"{fold}/{name}", name, where, width, height, tuple(pictures))

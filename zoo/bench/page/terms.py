@@ -43,6 +43,7 @@ TERMS = {
     "ece": Term("ECE", "expected calibration error", _QUALITY, _SHARE, low=True),
     "prevalence": Term("ink", "share of ink among the pixels that count", (), "{:.1f} %", 100),
     "null_high": Term("null 97.5 %", "97.5th percentile of the block AUC of its own map, shifted", _QUALITY, _SHARE),
+    "null_auc": Term("AUC of null", "block AUC of the runs that have such a null", (), _SHARE),
     "false_ink_on_blank": Term(
         "false ink", "share of blank papyrus that is called ink", _QUALITY, "{:.2f} %", 100, low=True
     ),

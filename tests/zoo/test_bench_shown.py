@@ -1,0 +1,143 @@
+"""What a bench shows besides its page: the table of a terminal, what stands below it, and pictures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from tests.zoo import page_example as example
+from zoo.bench import figures, report
+from zoo.bench.leaderboard import Row
+from zoo.bench.result import Result
+from zoo.bench.suite import ModelEntry, Suite
+from zoo.bench.tables import rich_table
+
+
+def row(label: str, rank: int | None, **more: Any) -> Row:
+    filled: dict[str, Any] = {"quality": {"auc": 0.973, "auc_rows": 0.971, "ap": 0.859, "f05": 0.7}}
+    filled |= {"dice": 0.753, "dice_low": 0.737, "dice_high": 0.769, "train_mb": 12345.0}
+    filled |= {"step_seconds": 0.619, "above_floors": {"zmean": {"lo": 0.429}}}
+    return Row(label, label, "ok", rank=rank, **{**filled, **more})
+
+
+ROWS = [
+    row("unet3plus_enhanced_tiny", 1),
+    row("repmode_tiny", 10, failures=["Dice not above layout"]),
+    row("sam_vit_b", None, unchecked=["zmean failed"]),
+    row("layout", None, floor=True),
+    row("repmode_tiny, labels turned", None, control=True),
+]
+
+
+def written(rows: list[Row], width: int) -> list[str]:
+    said = Console(file=io.StringIO(), width=width)
+    said.print(rich_table(rows, "inkzoo", width))
+    assert isinstance(said.file, io.StringIO)
+    return said.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_cuts_no_cell(width: int) -> None:
+    lines = written(ROWS, width)
+    assert "…" not in "".join(lines) and max(map(len, lines)) <= width
+    for one in ROWS:
+        (line,) = [line for line in lines if f"  {one.label}  " in line and "0.753" in line]
+        for cell in ("0.753 [0.737, 0.769]", "0.971", "12345"):
+            assert cell in line
+        assert ("0.859" in line) == (width == 120)
+
+
+def test_the_rank_says_who_fails_and_below_stands_why() -> None:
+    lines = [line.strip() for line in written(ROWS, 80)]
+    starts = [line.split("  ")[0] for line in lines if "0.753" in line]
+    assert starts == ["1", "10 ✗", "– ?", "floor", "control"]
+    assert "repmode_tiny ✗: failed: Dice not above layout" in lines
+    assert "sam_vit_b ?: not checked: zmean failed" in lines
+
+
+def test_a_long_name_goes_on_in_a_second_line_and_numbers_stay_whole() -> None:
+    long = "my_package.models.networks:build_the_large_network_of_mine"
+    lines = written([row(long, 1)], 80)
+    assert "…" not in "".join(lines) and any("0.753 [0.737, 0.769]" in line for line in lines)
+    found = "".join(line.split("0.753")[0].strip().removeprefix("1").strip() for line in lines[-3:])
+    assert long in found
+
+
+def test_the_table_of_a_bench_without_memory_and_rows_has_no_empty_column() -> None:
+    (head,) = [line for line in written([row("m", 1, train_mb=None, quality={"auc": 0.9})], 80) if "model" in line]
+    assert head.split() == ["rank", "model", "Dice", "[95", "%]", "AUC"]
+
+
+def caption(results: list[Result], rows: list[Row] | None = None) -> list[str]:
+    suite = Suite(name="s", about="a", models=[ModelEntry(name="depthcnn")])
+    return report._caption(results, rows or [row("m", 1)], suite, [])
+
+
+def result(fold: str, name: str, ink: float, agreement: float | None, rect: tuple[int, int, int, int]) -> Result:
+    run = example.spec("m", name, (8, 8), fold=fold, test_rects={name: [rect]})
+    controls = {"label_agreement": None if agreement is None else {"dice": agreement, "pixels": 9}}
+    return Result(run_id=run.run_id, status="ok", spec=run, quality={"prevalence": ink}, controls=controls)
+
+
+def test_what_folds_test_is_told_of_all_of_them() -> None:
+    first, second = (0, 8, 0, 8), (8, 16, 0, 8)
+    lines = caption([result("0", "a", 0.2, 0.9, first), result("1", "b", 0.1, None, first)])
+    assert "test: a, b" in lines
+    assert "ink: 20.0 % (fold 0); 10.0 % (fold 1) of the pixels that count" in lines
+    assert "ceiling: the two labels of what is tested agree to Dice 0.900 (fold 0); a higher score" in "\n".join(lines)
+    lines = caption([result("0", "a", 0.2, 0.9, first), result("1", "a", 0.2, 0.9, second)])
+    assert "test: a (another part in each of 2 folds)" in lines
+    assert "ink: 20.0 % of the pixels that count" in lines and "to Dice 0.900; a higher" in "\n".join(lines)
+
+
+def test_turned_labels_say_nothing_of_what_is_tested() -> None:
+    own = result("0", "a", 0.2, 0.9, (0, 8, 0, 8))
+    turned = own.model_copy(
+        update={"spec": own.spec.model_copy(update={"labels_turned": True}), "quality": {"prevalence": 0.3}}
+    )
+    assert "ink: 20.0 % of the pixels that count" in caption([turned, own])
+
+
+def test_where_no_rank_is_given_the_caption_says_why() -> None:
+    results = [result("0", "a", 0.2, None, (0, 8, 0, 8))]
+    few = "no rank: 24 of the 30 whole letter blocks that a rank needs hold ink or are given it"
+    assert few in caption(results, [row("m", None, blocks=24)])
+    assert not [line for line in caption(results, [row("m", 1, blocks=30)]) if line.startswith("no rank:")]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that would have been written."""
+    found: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: found.append(figure))
+    return found
+
+
+def test_a_row_that_fails_is_hollow_and_off_the_front(drawn: list[Figure], tmp_path: Path) -> None:
+    rows = [
+        row("good", 1, train_mb=200.0),
+        row("leaks", 1, dice=0.9, dice_high=0.91, train_mb=50.0, failures=["9 test pixels were seen in training"]),
+        row("good, labels turned", None, train_mb=40.0, control=True),
+    ]
+    assert figures.quality_against_memory(rows, tmp_path / "q.png", "t")
+    (axes,) = drawn[0].axes
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    inside = {float(dot.get_ydata()[0]): dot.get_markerfacecolor() for dot in dots}  # pyright: ignore
+    assert inside == {0.753: "tab:orange", 0.9: "white"}
+    assert [to_hex(str(dot.get_color())) for dot in dots] == [to_hex("tab:orange"), to_hex("tab:blue")]
+    assert [text.get_text() for text in axes.texts] == ["good", "leaks ✗"]
+    assert "hollow, ✗: fails a control" in axes.get_title(loc="left")
+
+
+def test_the_picture_of_a_map_says_that_its_row_fails(drawn: list[Figure], tmp_path: Path) -> None:
+    of = example.fragment("one")
+    results = example.bench(tmp_path, [of], {"lays out": (0.31, 90.0, 0.1), "zmean": (0.3, 40.0, 0.05)}, seeds=1)
+    figures.panels(results, {"one": of}, tmp_path, example.rows(results))
+    titles = [axes.get_title().split("\n")[0] for axes in drawn[0].axes]
+    assert titles[2:] == ["lays out ✗", "zmean"]
