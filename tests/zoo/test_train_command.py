@@ -169,6 +169,9 @@ def test_each_fragment_may_be_a_task_and_batches_mix_them(tmp_path: Path, capsys
     assert train_command(options(*data, out=out, tasks=("fragment",), config=str(settings), **given)) == 0
     told = capsys.readouterr().err
     assert "tasks: 0 two, 1 three; one has none: to predict it, name the task that it comes nearest to\n" in told
+    assert "step 2: AP " in told
+    assert "best on the tiles left out: AP " in told
+    assert str(out / "best.safetensors") in told
     assert passed[:2] == [{0, 1}, {0, 1}]
     assert set().union(*passed[2:]) == {0, 1}, "validation tells the tasks too"
     monkeypatch.undo()

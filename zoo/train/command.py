@@ -174,6 +174,8 @@ def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -
         f"{done.steps} steps in {duration(done.seconds)} in {done.precision}, loss {done.losses['loss']:.4f}, "
         f"peak {done.peak_kind} {done.peak_bytes / 2**20:,.0f} MiB"
     )
+    if done.best_ap is not None:
+        say(f"best on the tiles left out: AP {done.best_ap:.4f}, in {out / 'best.safetensors'}")
     if done.laps:
         tables.print(laps_table(done.laps))
     if rank() == 0:

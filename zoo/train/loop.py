@@ -275,13 +275,13 @@ def train(
                 at.since_best += 1
                 if not math.isfinite(score.ap):
                     raise ValueError("the tiles to validate on hold no ink, so AP says nothing; take another --fold")
-                if at.best is None or score.ap > at.best:
+                better = at.best is None or score.ap > at.best
+                say(f"step {at.step}: AP {score.ap:.4f} on the tiles left out{', the best so far' * better}")
+                if better:
                     at.best, at.since_best = score.ap, 0
                     keep("best.safetensors")
                 if config.patience and at.since_best >= config.patience:
-                    say(
-                        f"stopped at step {at.step}: {config.patience} validations were no better than AP {at.best:.4f}"
-                    )
+                    say(f"stopped at step {at.step}: {config.patience} validations no better than AP {at.best:.4f}")
                     break
             due = time.perf_counter() - saved > 60 * config.checkpoint_minutes
             due = due or bool(config.checkpoint_steps and at.step % config.checkpoint_steps == 0)
