@@ -1,0 +1,27 @@
+"""The suites of the committed boards name models that are there, with options that they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import device
+
+from zoo.bench.floors import FLOORS
+from zoo.bench.plan import resolve_models
+from zoo.bench.suite import load_suite
+from zoo.registry import create_model, list_families, model_card
+
+BOARDS = sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "boards").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
+def test_a_board_has_every_family_and_each_row_can_be_built(path: Path) -> None:
+    suite = load_suite(str(path))
+    rows = resolve_models(suite, None, "cpu")
+    assert {model_card(row.name).family for row in rows if row.name not in FLOORS} == set(list_families())
+    for row in rows:
+        if row.name not in FLOORS:
+            with device("meta"):
+                create_model(row.name, depth=suite.depth, tile=suite.tile, **row.options)
+    assert len(suite.seeds) >= 3
