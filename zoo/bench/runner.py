@@ -113,8 +113,12 @@ def _ended(folder: Path, *, failed_too: bool) -> Result | None:
 
 
 def _counted(done: Result, folder: Path) -> Result:
-    """The result of a run that is held, with the number of its scoring: counted once, by whoever comes to it first."""
-    if done.status == "ok" and not done.spec.trial and not done.times_scored:
+    """The result of a run that is held, with the number of its scoring: counted once, by whoever comes to it first.
+
+    Trials and runs on turned labels do not count: neither was scored on the test region's own labels.
+    """
+    counts = not (done.spec.trial or done.spec.labels_turned)
+    if done.status == "ok" and counts and not done.times_scored:
         done.times_scored = _count_scoring(done.spec)
         done.save(folder)
     return done
@@ -207,14 +211,17 @@ def _why(code: int) -> str:
     return f"ended with status {code} and no word"
 
 
+_NOT_OF_CONFIGURATION = {"seed", "label", "data", "device", "suite", "version", "start_from"}
+
+
 def _count_scoring(spec: RunSpec) -> int:
     """How often any run of this configuration (whatever its seed) has now been scored on this test region.
 
     The ledger lies in the user's cache folder, so that another --out does not start it anew.
     """
-    what = [spec.model, spec.options, {k: v for k, v in spec.train.items() if k != "seed"}, spec.recipe]
-    where = [spec.test_rects, {name: spec.stamps[name] for name in spec.test_rects}]
-    key = hashlib.sha256(json.dumps([what, where], sort_keys=True).encode()).hexdigest()[:16]
+    what = spec.model_dump(mode="json", exclude=_NOT_OF_CONFIGURATION, exclude_defaults=True)
+    what["train"] = {key: value for key, value in spec.train.items() if key != "seed"}
+    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     ledger = cache_folder() / LEDGER
     ledger.parent.mkdir(parents=True, exist_ok=True)
     with ledger.open("a+", encoding="utf-8") as stream:
