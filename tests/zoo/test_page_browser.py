@@ -136,7 +136,7 @@ def test_the_filter_finds_names_and_remarks_and_says_how_many(visit: Any, ordina
     page.get_by_label("Filter").fill("no such row")
     expect(page.locator("#nothing")).to_be_visible()
     page.get_by_label("Filter").fill("")
-    page.get_by_label("floors", exact=True).uncheck()
+    page.get_by_label("floors, controls", exact=True).uncheck()
     expect(page.locator("#count")).to_have_text("7 of 9 rows")
     assert not labels(page, "floors")
 
@@ -196,6 +196,20 @@ def test_points_of_a_chart_tell_and_open_their_model(visit: Any, ordinary: Path)
     page.keyboard.press("Escape")
     page.get_by_label("Measure of memory").select_option("parameters")
     expect(page.locator("#chart-memory svg")).to_have_attribute("aria-label", "Dice against parameters")
+
+
+def test_a_model_that_fails_a_control_is_a_cross_that_says_so(visit: Any, tmp_path: Path) -> None:
+    of = example.fragment("one")
+    models = {"good": (0.7, 200.0, 0.2), "lays out": (0.31, 90.0, 0.1), "zmean": (0.3, 40.0, 0.05)}
+    example.page(tmp_path, [of], example.bench(tmp_path, [of], models, seeds=1))
+    page = visit(tmp_path / "leaderboard.html").page
+    marks = page.locator("#chart-memory .mark")
+    expect(marks.locator("circle.dot")).to_have_count(2)
+    expect(marks.filter(has=page.locator("path.dot"))).to_have_count(1)
+    cross = page.locator("#chart-memory").get_by_role("button", name="lays out")
+    expect(cross.locator("path.dot")).to_have_count(1)
+    point_at(page, cross, "fails a control")
+    expect(page.locator("#chart-memory text.name").filter(has_text="lays out ✗")).to_have_count(1)
 
 
 @pytest.mark.parametrize("width", [1280, 380])

@@ -79,12 +79,12 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
     axes.set_ylabel("Dice, with 95 % interval")
     axes.margins(x=0.25, y=0.15)
     axes.grid(alpha=0.25)
-    legend = "orange: nothing that needs less memory is better; grey: floors"
-    if any(row.failures for row in trained):
-        legend += "; hollow, ✗: fails a control"
-    if any(row.verdict == "not checked" for row in trained):
-        legend += "; ?: a control was not checked"
-    axes.set_title(f"{_literal(title)}\n{legend}", fontsize=10, loc="left")
+    marks = [
+        *(["hollow, ✗: fails a control"] if any(row.failures for row in trained) else []),
+        *(["?: a control was not checked"] if any(row.verdict == "not checked" for row in trained) else []),
+    ]
+    legend = ["orange: nothing that needs less memory is better; grey: floors", *(["; ".join(marks)] if marks else [])]
+    axes.set_title("\n".join([_literal(title), *legend]), fontsize=10, loc="left")
     _save(figure, path)
     return True
 

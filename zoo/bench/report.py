@@ -129,8 +129,8 @@ def _tested(results: Sequence[Result]) -> list[str]:
 
 
 def _by_fold(results: Sequence[Result], told: Callable[[Result], str]) -> str:
-    """What is told of a test region: once where all folds have the same, else for each fold; turned labels are nobody's."""
-    own = [result for result in results if not result.spec.labels_turned]
+    """What is told of a test region: once where all folds have the same, else for each fold."""
+    own = [result for result in results if not result.spec.labels_turned]  # turned labels are nobody's
     folds = {result.spec.fold for result in own}
     found = {result.spec.fold: text for result in own if (text := told(result))}
     if len(found) == len(folds) and len(set(found.values())) == 1:
