@@ -106,6 +106,23 @@ def test_runs_of_one_configuration_share_their_figures_and_others_do_not(tmp_pat
         assert cost_file(spec(train={**TRAIN, **train}), tmp_path) != one
 
 
+def test_figures_of_another_torch_machine_number_of_threads_or_method_are_not_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [cost_file(spec(), tmp_path)]
+    for where, other in (
+        ("zoo.bench.cost.metadata.version", lambda name: "0.1"),
+        ("zoo.bench.result._processor", lambda: "another processor"),
+        ("torch.get_num_threads", lambda: 77),
+        ("zoo.bench.cost.METHOD", -1),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, other)
+            places.append(cost_file(spec(), tmp_path))
+    assert len(set(places)) == 5
+    assert cost_file(spec(), tmp_path) == places[0]
+
+
 def test_a_configuration_is_measured_once_and_what_failed_is_noted_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

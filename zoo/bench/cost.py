@@ -15,11 +15,13 @@ import json
 import math
 import platform
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from zoo.bench.names import slug
 from zoo.bench.plan import RunSpec
+from zoo.bench.result import hardware
 from zoo.train.config import BUDGET
 
 INFERENCE, TRAINING = "cost-inference", "cost-training"
@@ -27,15 +29,23 @@ STAGES = (INFERENCE, TRAINING)
 KAGGLE_FRAGMENT = (8181, 6330)  # px, fragment 1 of the Kaggle ink detection data
 TRAINING_TILES = 36_000  # of the reference recipe's table
 SIZES_GB = (12, 16, 24, 80)  # memory of the usual GPUs
+METHOD = 1
+"""Raised whenever something else is measured, or in another way: figures of either are not put beside each other."""
 _NOT_OF_COST = {"seed", "lr", "layer_decay", "weight_decay", "warmup", "schedule", "smoothing", *BUDGET}
 
 
 def cost_file(spec: RunSpec, out: Path) -> Path:
-    """Where the figures of a run's configuration lie, for all runs of it on this machine."""
+    """Where the figures of a run's configuration lie, for all runs of it on this machine with these threads and torch."""
+    import torch
+
     what = {
         **{key: getattr(spec, key) for key in ("model", "options", "tile", "depth", "classes", "overlap")},
         **{key: getattr(spec, key) for key in ("device", "version")},
         "machine": platform.node(),
+        "hardware": hardware(spec.device),
+        "threads": torch.get_num_threads(),
+        "torch": metadata.version("torch"),
+        "method": METHOD,
         "train": {key: value for key, value in spec.train.items() if key not in _NOT_OF_COST},
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]

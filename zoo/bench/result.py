@@ -73,18 +73,22 @@ def write_whole(path: Path, text: str) -> None:
 
 def environment(device: str) -> dict[str, Any]:
     """Versions, hardware and commit of this run."""
-    import torch
-
     versions = {"python": platform.python_version()}
     for name in _REPORTED:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    hardware = (
-        torch.cuda.get_device_name() if device.startswith("cuda") else f"{_processor()} × {torch.get_num_threads()}"
-    )
-    return {"versions": versions, "device": device, "hardware": hardware, "commit": _commit()}
+    return {"versions": versions, "device": device, "hardware": hardware(device), "commit": _commit()}
+
+
+def hardware(device: str) -> str:
+    """The GPU's name, or the processor's and how many threads compute on it."""
+    import torch
+
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()} × {torch.get_num_threads()}"
 
 
 def _processor() -> str:
