@@ -35,7 +35,7 @@ _NOT_OF_COST = {"seed", "lr", "layer_decay", "weight_decay", "warmup", "schedule
 
 
 def cost_file(spec: RunSpec, out: Path) -> Path:
-    """Where the figures of a run's configuration lie, for all runs of it on this machine with these threads and torch."""
+    """Where the figures of a run's configuration lie, for all runs of it on one machine, with one torch."""
     import torch
 
     what = {
