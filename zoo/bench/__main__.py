@@ -19,6 +19,8 @@ class BenchOptions:
 
     Every run is a fresh process and one result file; give the same command again and finished runs are kept. Without
     --data the suite's own data is used: the quick suite runs on a synthetic phantom and needs no download.
+
+    python -m zoo.bench report DIR… writes the leaderboard of a finished bench anew, or one of several.
     """
 
     models: Annotated[tuple[str, ...], arg(metavar="NAME[,NAME…]")] = ()
