@@ -157,8 +157,9 @@ def fit_contract(
 ) -> InputContract:
     """The contract for a training region, its mean and deviation measured on papyrus pixels of that region only.
 
-    `tiles` windows a fragment are read, so the cost does not grow with the fragment. 16-bit layers are read by their
-    high byte unless `to_uint8` says otherwise.
+    Pixels of the validation mask do not count: no training tile touches them. `tiles` windows a fragment are read, so
+    the cost does not grow with the fragment. 16-bit layers are read by their high
+    byte unless `to_uint8` says otherwise.
     """
     named = [fragments[name] for name in region]
     if not named:
@@ -193,12 +194,14 @@ def fit_contract(
     )
     count, total, squares = 0, 0.0, 0.0
     for fragment in named:
-        for y, x in _random_corners(region[fragment.name], tile, tiles, seed, fragment.name):
-            inside = fragment.papyrus[y : y + tile, x : x + tile]
-            height, width = inside.shape
+        for window in _random_windows(region[fragment.name], tile, tiles, seed, fragment.name):
+            inside = fragment.papyrus[window.slices]
+            if fragment.validation is not None:
+                inside = inside & ~fragment.validation[window.slices]
             if not inside.any():
                 continue
-            values = raw.normalise(raw.read(fragment, y, x, height, width))[:, inside].astype(np.float64)
+            stack = raw.read(fragment, window.y0, window.x0, *inside.shape)
+            values = raw.normalise(stack)[:, inside].astype(np.float64)
             count += values.size
             total += float(values.sum())
             squares += float(np.square(values).sum())
@@ -211,15 +214,16 @@ def fit_contract(
     return raw.model_copy(update={"mean": mean, "std": std})
 
 
-def _random_corners(rects: tuple[Rect, ...], tile: int, count: int, seed: int, name: str) -> list[tuple[int, int]]:
+def _random_windows(rects: tuple[Rect, ...], tile: int, count: int, seed: int, name: str) -> list[Rect]:
+    """`count` tiles inside the rectangles, cut to a rectangle that is smaller than a tile."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     areas = np.array([rect.area for rect in rects], dtype=float)
-    chosen = rng.choice(len(rects), size=count, p=areas / areas.sum())
-    spans = [(max(rect.height - tile, 0), max(rect.width - tile, 0)) for rect in rects]
-    return [
-        (rects[k].y0 + int(rng.integers(spans[k][0] + 1)), rects[k].x0 + int(rng.integers(spans[k][1] + 1)))
-        for k in chosen
-    ]
+    windows = []
+    for rect in (rects[k] for k in rng.choice(len(rects), size=count, p=areas / areas.sum())):
+        y = rect.y0 + int(rng.integers(max(rect.height - tile, 0) + 1))
+        x = rect.x0 + int(rng.integers(max(rect.width - tile, 0) + 1))
+        windows.append(Rect(y, min(y + tile, rect.y1), x, min(x + tile, rect.x1)))
+    return windows
 
 
 class TileDataset:

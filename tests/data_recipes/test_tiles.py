@@ -115,6 +115,30 @@ def test_mean_and_deviation_come_from_training_pixels_only(tmp_path: Path) -> No
     assert fitted.voxel_um == 7.91
 
 
+@pytest.mark.parametrize("rect", [Rect(0, 64, 0, 20), Rect(0, 20, 0, 48), Rect(3, 13, 2, 12)])
+def test_a_training_rectangle_smaller_than_a_tile_lends_no_pixel_beside_it(tmp_path: Path, rect: Rect) -> None:
+    write(tmp_path / "f")
+    for path in (tmp_path / "f" / "layers").iterdir():
+        layer = np.full((64, 96), 250, np.uint8)  # beside the rectangle
+        layer[rect.slices] = tifffile.imread(path)[rect.slices]
+        tifffile.imwrite(path, layer)
+    fitted = fit_contract({"f": open_fragment(tmp_path / "f")}, {"f": (rect,)}, depth=5, tile=32)
+    assert 255 * fitted.mean == pytest.approx(42, abs=1)
+    assert 255 * fitted.std == pytest.approx(14.2, abs=1)
+
+
+def test_pixels_of_the_validation_mask_are_not_in_mean_and_deviation(tmp_path: Path) -> None:
+    write(tmp_path / "f")
+    held_out = np.zeros((64, 96), bool)
+    held_out[20:40, 30:70] = True
+    for path in (tmp_path / "f" / "layers").iterdir():
+        tifffile.imwrite(path, np.where(held_out, 250, tifffile.imread(path)).astype(np.uint8))
+    Image.fromarray(held_out.astype(np.uint8) * 255).save(tmp_path / "f" / "f_validation_mask.png")
+    fitted = fit_contract({"f": open_fragment(tmp_path / "f")}, {"f": (Rect(0, 64, 0, 96),)}, depth=5, tile=32)
+    assert 255 * fitted.mean == pytest.approx(42, abs=1)
+    assert 255 * fitted.std == pytest.approx(14.2, abs=1)
+
+
 def test_sixteen_bit_layers_give_the_same_input_by_their_high_byte(tmp_path: Path) -> None:
     fragments = [write(tmp_path / "a"), write(tmp_path / "b", dtype="uint16")]
     region = [{f.name: (Rect(0, 64, 0, 96),)} for f in fragments]
