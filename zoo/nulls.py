@@ -19,13 +19,16 @@ def torus_null(
     seed: int = 0,
     block: int = 16,
     threshold: float | None = None,
+    y0: int = 0,
+    x0: int = 0,
 ) -> NDArray[np.float64]:
     """Scores of the same map shifted around the torus: what a map of this texture reaches without reading anything.
 
     The score is the AUC of blocks (compare with `auc` of `block_scores`), or with a threshold the Dice of pixels
     (compare with `InkHistogram.dice`). Shifts are whole blocks, drawn without repeats, `min_shift` px or more away on
     at least one axis, both ways round. What counts is supervised both where the label lies and where the shifted
-    prediction came from. A claim must exceed the 97.5th percentile.
+    prediction came from. A claim must exceed the 97.5th percentile. `y0`, `x0` say where the map's first pixel lies in
+    its fragment, px: blocks follow the fragment's grid, as in `block_scores`.
 
     Returns:
         (n,) or fewer where the region has fewer such shifts; NaN where the overlap lacks a class
@@ -35,18 +38,19 @@ def torus_null(
         ValueError: the region is too small for any such shift.
     """
     prob, label, mask = as_maps(prob, label, mask)
-    shifts = _shifts(prob.shape, min_shift, n, seed, block)
+    shape = tuple(-(-(start % block + side) // block) for start, side in zip((y0, x0), prob.shape, strict=True))
+    shifts = _shifts(prob.shape, shape, min_shift, n, seed, block)
     if threshold is not None:
         predicted, ink = mask & (prob >= threshold), mask & (label > 0)
         return np.array([_shifted_dice(predicted, ink, mask, y * block, x * block) for y, x in shifts])
-    blocks = block_scores(prob, label, mask, block=block)
-    shape = tuple(-(-side // block) for side in prob.shape)
+    blocks = block_scores(prob, label, mask, block=block, y0=y0, x0=x0)
+    at = blocks.row - y0 // block, blocks.col - x0 // block
     held, ink, rank = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, np.int64)
-    held[blocks.row, blocks.col] = True
-    ink[blocks.row, blocks.col] = blocks.ink
+    held[at] = True
+    ink[at] = blocks.ink
     # Shifting does not change the order of the scores: sorted once, counted at each shift.
     levels, order = np.unique(blocks.score, return_inverse=True)
-    rank[blocks.row, blocks.col] = order.reshape(-1)
+    rank[at] = order.reshape(-1)
     nulls = []
     for shift in shifts:
         both = held & np.roll(held, shift, (0, 1))
@@ -60,9 +64,11 @@ def torus_null(
     return np.array(nulls)
 
 
-def _shifts(shape: tuple[int, ...], min_shift: int, n: int, seed: int, block: int) -> list[tuple[int, int]]:
+def _shifts(
+    shape: tuple[int, ...], blocks: tuple[int, ...], min_shift: int, n: int, seed: int, block: int
+) -> list[tuple[int, int]]:
     """Up to n distinct (rows, columns) shifts in blocks, at least `min_shift` px away around the torus."""
-    rows, cols = (-(-side // block) for side in shape)
+    rows, cols = blocks
     y, x = np.mgrid[:rows, :cols]
     away = np.maximum(np.minimum(y, rows - y), np.minimum(x, cols - x)) * block
     allowed = np.flatnonzero(away.ravel() >= max(min_shift, 1))

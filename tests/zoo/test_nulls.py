@@ -52,6 +52,20 @@ def test_each_null_score_is_the_score_of_a_shifted_map():
     np.testing.assert_allclose(np.sort(dice), np.sort(expected_dice), atol=2e-3)
 
 
+def test_blocks_follow_the_fragments_grid():
+    rng = np.random.default_rng(7)
+    truth, prob = field(4, 128, 128) > 0, squash(field(5, 128, 128) + 0.1 * rng.normal(size=(128, 128)))
+    mask = np.zeros((128, 128), bool)
+    part = np.s_[67:124, 36:126]  # the region begins in the middle of a block
+    mask[part] = True
+    whole_blocks = np.s_[64:128, 32:128]
+    expected = torus_null(prob[whole_blocks], truth[whole_blocks], mask[whole_blocks], min_shift=24, n=50, block=8)
+    found = torus_null(prob[part], truth[part], None, min_shift=24, n=50, block=8, y0=67, x0=36)
+    np.testing.assert_allclose(found, expected)
+    off_the_grid = torus_null(prob[part], truth[part], None, min_shift=24, n=50, block=8)
+    assert off_the_grid.shape != expected.shape or (off_the_grid != expected).any()
+
+
 def test_the_null_is_seeded_and_a_region_too_small_for_it_says_so():
     truth, prob = field(4) > 0, squash(field(5))
     nulls = [torus_null(prob, truth, None, min_shift=64, n=20, seed=seed, block=8) for seed in (0, 0, 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,10 +38,12 @@ class Outcome:
     Attributes:
         threshold: ink is where the probability is no lower.
         quality: over all test pixels; of several classes also what `ClassCounts.quality` gives.
-        per_fragment: the same for each fragment alone, with `null_high`, and where it has a second label with
-            `label_agreement_dice`, `_f05`, `_accuracy` and `_surface_dice`: that label scored as if it were a map.
-        controls: what says how far to trust them. `label_agreement` is None where no test fragment has a second
-            label, else `dice`, `f05`, `accuracy` and `surface_dice` over those that have one, and their `pixels`.
+        per_fragment: the same for each fragment alone, with `null_high`, and `null_auc` to compare it with, which is
+            `auc_blocks` of the same rectangle; and where it has a second label with `label_agreement_dice`, `_f05`,
+            `_accuracy` and `_surface_dice`: that label scored as if it were a map.
+        controls: what says how far to trust them. `null_auc` and `null_high` are those of the fragment on which the
+            first exceeds the second least. `label_agreement` is None where no test fragment has a second label, else
+            `dice`, `f05`, `accuracy` and `surface_dice` over those that have one, and their `pixels`.
     """
 
     threshold: float
@@ -102,7 +104,7 @@ def score(
         of_labels = label_agreement(fragments[name], rects)
         per_fragment[name] = {
             **_quality(own, found, drawn, own_classes, threshold),
-            "null_high": _null(saved, fragments[name], rects, outline),
+            **_null(saved, fragments[name], rects, outline),
             **(_numbers(of_labels.agreement(), "label_agreement_") if of_labels else {}),
         }
         total = total + own
@@ -119,9 +121,8 @@ def score(
     )
     quality = _quality(total, regions, shapes, of_classes, threshold)
     blank = sum(region.blank_px for region in regions)
-    nulls = [scores["null_high"] for scores in per_fragment.values() if scores["null_high"] is not None]
     controls = {
-        "null_high": max(nulls) if nulls else None,
+        **_nearest_null(per_fragment.values()),
         "false_ink_on_blank": sum(region.false_px for region in regions) / blank if blank else None,
         "blank_px": blank,
         "calibration_px": calibration.pixels,
@@ -192,17 +193,29 @@ def _agreement(shapes: Shapes) -> Quality | None:
     return {**_numbers(shapes.agreement()), "pixels": pixels} if pixels else None
 
 
-def _null(saved: NDArray[np.float16], fragment: Fragment, rects: Sequence[Rect], outline: Rect) -> float | None:
-    """97.5th percentile of the 16-px block AUC that the largest rectangle's map has when shifted around the torus.
+def _null(saved: NDArray[np.float16], fragment: Fragment, rects: Sequence[Rect], outline: Rect) -> Quality:
+    """`null_auc`: 16-px block AUC of the largest rectangle; `null_high`: 97.5th percentile of it when its map is
+    shifted around the torus.
 
     None where the region is too small to shift by a letter, and where it is too large to hold in memory.
     """
     rect = max(rects, key=lambda r: r.area)
     if rect.area > _LARGEST_NULL or max(rect.height, rect.width) < 2 * LETTER_PITCH:
-        return None
+        return {"null_auc": None, "null_high": None}
     prob = saved[rect.shift(-outline.y0, -outline.x0).slices].astype(np.float32)
-    scores = torus_null(prob, *_truth(fragment, rect))
-    return _number(float(np.nanquantile(scores, 0.975))) if np.isfinite(scores).any() else None
+    label, mask = _truth(fragment, rect)
+    blocks = metrics.block_scores(prob, label, mask, block=AUC_BLOCK, y0=rect.y0, x0=rect.x0)
+    scores = torus_null(prob, label, mask, block=AUC_BLOCK, y0=rect.y0, x0=rect.x0)
+    high = float(np.nanquantile(scores, 0.975)) if np.isfinite(scores).any() else float("nan")
+    return _numbers({"null_auc": metrics.auc(blocks.score, blocks.ink), "null_high": high})
+
+
+def _nearest_null(scores: Iterable[Quality]) -> Quality:
+    """`null_auc` and `null_high` of the fragment on which the first exceeds the second least; None without any null."""
+    pairs = [(each["null_auc"], each["null_high"]) for each in scores]
+    known = [(auc, high) for auc, high in pairs if auc is not None and high is not None]
+    auc, high = min(known, key=lambda pair: pair[0] - pair[1]) if known else (None, None)
+    return {"null_auc": auc, "null_high": high}
 
 
 def _predict(predict: Predict, fragment: Fragment, rect: Rect) -> tuple[FloatMap, FloatMap | None]:

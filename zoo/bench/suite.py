@@ -65,7 +65,10 @@ class Suite(_Strict):
         default=False, description="train and score every model once more on labels turned by 180°: a leak scores there"
     )
     letter_px: int = Field(
-        default=128, ge=16, description="side of the blocks that are resampled; at least a letter's pitch"
+        default=128,
+        ge=16,
+        multiple_of=16,
+        description="side of the blocks that are resampled, px; at least a letter's pitch, and whole 16-px blocks",
     )
 
     @property
