@@ -299,6 +299,7 @@ def test_the_front_holds_what_nothing_cheaper_equals() -> None:
             [row("a", 0.8, rank=1, failures=["Dice not above layout"]), row("b", 0.7, rank=2)],
             "a leads with Dice 0.800. a fails a control: Dice not above layout.",
         ),
+        ([row("a", 0.8, rank=1, failures=["x", "y", "z"])], "a has Dice 0.800. a fails a control: x; 2 more below."),
         ([row("a", 0.8, rank=1, unchecked=["no null"])], "a has Dice 0.800. Not checked of a: no null."),
         ([row("f", 0.8, floor=True), row("c", 0.9, control=True), row("a", None)], "No model was scored."),
         ([row("a", None)], "Nothing was scored"),

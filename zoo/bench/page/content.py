@@ -156,7 +156,8 @@ def _lead(best: Row, models: Sequence[Row]) -> str:
 
 def _verdict(best: Row) -> str:
     if best.verdict == "failed":
-        return f"{best.label} fails a control: {'; '.join(best.failures)}."
+        more = f"; {len(best.failures) - 1} more below" if len(best.failures) > 1 else ""
+        return f"{best.label} fails a control: {best.failures[0]}{more}."
     if best.verdict == "not checked":
         return f"Not checked of {best.label}: {'; '.join(best.unchecked)}."
     return ""
