@@ -27,7 +27,7 @@ class Row:
     """One configuration over all its folds and seeds: means of its runs' scores, medians of what they cost.
 
     Attributes:
-        rank: group of configurations that cannot be told apart; None for floors, controls and what cannot be ranked.
+        rank: 1 is the group that cannot be told from the leader; None for floors, controls and what cannot be ranked.
         blocks: whole letter blocks that the ranks rest on.
         failures: which of the controls that every claim must pass it does not.
         unchecked: which of them could not be looked at.
@@ -82,8 +82,8 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """failed, not checked, passed; empty for floors, and for rows without a score."""
-        if self.floor or self.dice is None:
+        """failed, not checked, passed; empty for floors, for controls that do as they should, and without a score."""
+        if self.floor or self.dice is None or (self.control and not self.failures):
             return ""
         return "failed" if self.failures else "not checked" if self.unchecked else "passed"
 
