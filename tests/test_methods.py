@@ -37,7 +37,7 @@ def test_the_readme_leads_to_it() -> None:
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (compare.MIN_BLOCKS, "fewer than {} blocks"),
+        (compare.MIN_BLOCKS, "fewer than {} whole blocks"),
         (RESAMPLES, "over {} resamples"),
         (LETTER_PITCH, "by ≥ {} px on an axis"),
         (2 * LETTER_PITCH, "a test rectangle of {} px"),

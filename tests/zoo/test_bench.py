@@ -89,6 +89,7 @@ def test_a_bench_ranks_skips_what_is_done_and_goes_on_after_a_model_that_fails(h
         (["--data", "nowhere"], ["nowhere"]),
         (["--recipe", "edge"], ["edge", "edges_buckets_void"]),
         (["--samples", "-1"], ["samples"]),
+        (["--letter-px", "100"], ["letter_px", "16"]),
         (["--loss", "focall"], ["focall", "focal"]),
         (["--seeds", "a"], ["--seeds", "whole numbers"]),
         (["--steps", "5", "--minutes", "1"], ["--steps 5 and --minutes 1", "--tiles-seen"]),

@@ -123,7 +123,10 @@ def _apply(suite: Suite, options: BenchOptions) -> Suite:
             changed["split"] = {**suite.split.model_dump(), "kind": "auto", "train": [], "test": [], "calibration": []}
         if not all(item.startswith("phantom:") for item in options.data):
             changed.setdefault("letter_px", max(suite.letter_px, LETTER_PITCH))
-    return Suite(**{**suite.model_dump(), **changed})
+    try:
+        return Suite(**{**suite.model_dump(), **changed})
+    except ValidationError as error:
+        raise ValueError(f"suite {suite.name}: {describe(error, Suite)}") from None
 
 
 def _fit_depth(suite: Suite, options: BenchOptions, fragments: dict[str, Fragment], console: Console) -> Suite:
