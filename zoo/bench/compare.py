@@ -70,7 +70,8 @@ def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) ->
     trained = {result.spec.label for result in results if not result.spec.floor}
     apart = {result.spec.label for result in results if result.spec.control} | set(floors)
     contenders = {label: one for label, one in dice.items() if label not in apart}
-    groups = rank(contenders, scatter([one for label, one in dice.items() if label in trained]))
+    of_dice, of_auc = (scatter([one for label, one in of.items() if label in trained]) for of in (dice, auc))
+    groups = rank(contenders, of_dice)
     blocks = whole_blocks(list(contenders.values()))
     rows = []
     for label, runs in scored.items():
@@ -78,8 +79,8 @@ def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) ->
         row.complete = label in dice
         if row.complete:
             _, row.low, row.high, *_ = score_interval(dice[label])
-            row.above = _above(label, dice, floors, trained)
-            row.above_auc = _above(label, auc, floors, trained)
+            row.above = _above(label, dice, floors, of_dice)
+            row.above_auc = _above(label, auc, floors, of_auc)
             row.group, row.to_leader = groups.get(label, (None, None))
             row.blocks = blocks if label in contenders else None
         rows.append(row)
@@ -92,10 +93,9 @@ def row_scores(results: Sequence[Result], out: Path) -> dict[str, Scores]:
 
 
 def _above(
-    label: str, scores: Mapping[str, Scores], floors: Sequence[str], trained: set[str]
+    label: str, scores: Mapping[str, Scores], floors: Sequence[str], among: Scatter
 ) -> dict[str, PairedInterval]:
     """Difference of a configuration to each floor but itself."""
-    among = scatter([one for name, one in scores.items() if name in trained])
     others = [floor for floor in floors if floor in scores and floor != label]
     return {floor: paired(scores[label], scores[floor], among) for floor in others}
 
