@@ -38,6 +38,7 @@ def test_seeds_names_and_machines_are_one_configuration(tmp_path: Path) -> None:
         {"device": "cuda:0"},
         {"suite": "another"},
         {"version": "1"},
+        {"seed": 1, "train_rects": {"a": [(0, 8, 0, 8)]}, "calibration_rects": {"a": [(8, 16, 0, 8)]}},
     )
     assert [scored(tmp_path, **changed) for changed in again] == list(range(1, len(again) + 1))
 
@@ -51,8 +52,6 @@ def test_seeds_names_and_machines_are_one_configuration(tmp_path: Path) -> None:
         {"divisor": 200.0},
         {"classes": 2},
         {"overlap": 0.25},
-        {"train_rects": {"a": [(0, 8, 0, 8)]}},
-        {"calibration_rects": {"a": [(0, 8, 0, 8)]}},
         {"test_rects": {"a": [(0, 8, 0, 8)]}},
         {"stamps": {"a": "1"}},
         {"recipe": {"samples": 9}},

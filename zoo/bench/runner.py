@@ -211,11 +211,15 @@ def _why(code: int) -> str:
     return f"ended with status {code} and no word"
 
 
-_NOT_OF_CONFIGURATION = {"seed", "label", "data", "device", "suite", "version", "start_from"}
+# Which strips are kept for validation follows the seed; who trains on more or less of the rest looks at the same test.
+_NOT_OF_CONFIGURATION = {"seed", "label", "data", "device", "suite", "version", "start_from"} | {
+    "train_rects",
+    "calibration_rects",
+}
 
 
 def _count_scoring(spec: RunSpec) -> int:
-    """How often any run of this configuration (whatever its seed) has now been scored on this test region.
+    """How often any run of this configuration, whatever its seed, has now been scored on this test region.
 
     The ledger lies in the user's cache folder, so that another --out does not start it anew.
     """
