@@ -46,14 +46,9 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
     for together in lines.values():
         height = float(np.mean([row.dice or 0 for row in together]))
         axes.axhline(height, color="0.65", linestyle="--", linewidth=1)
-        where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (-4, 3)}
+        where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (-4, 3), "ha": "right"}
         axes.annotate(
-            _literal(", ".join(row.label for row in together)),
-            (1.0, height),
-            ha="right",
-            fontsize=8,
-            color="0.45",
-            **where,
+            _literal(", ".join(row.label for row in together)), (1.0, height), fontsize=8, color="0.45", **where
         )
     front = {row.label for row in pareto(scored, lambda row: row.train_mb)}
     for row in trained:
@@ -65,20 +60,14 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
         axes.errorbar(
             *([row.train_mb or 1], [row.dice]), yerr=bars, fmt="o", color=colour, mfc=inside, capsize=3, markersize=7
         )
-        axes.annotate(
-            _literal(marked(row, row.label)),
-            (row.train_mb, row.dice),
-            xytext=(8, 4),
-            textcoords="offset points",
-            fontsize=9,
-        )
     axes.set_xscale("log")
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         ticks(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
     axes.set_xlabel(f"peak training memory, MB ({trained[0].memory_kind})")
     axes.set_ylabel("Dice, with 95 % interval")
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.1, y=0.12)
     axes.grid(alpha=0.25)
+    _name_beside(axes, [(marked(row, row.label), row.train_mb or 1, row.dice or 0) for row in trained])
     marks = [
         *(["hollow, ✗: fails a control"] if any(row.failures for row in trained) else []),
         *(["?: a control was not checked"] if any(row.verdict == "not checked" for row in trained) else []),
@@ -87,6 +76,35 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
     axes.set_title("\n".join([_literal(title), *legend]), fontsize=10, loc="left")
     _save(figure, path)
     return True
+
+
+def _name_beside(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """The names of (name, x, y) in a column on the right, in the order of y, each with a line to its point.
+
+    Names at the points themselves would lie over each other as soon as a board has more than a few rows.
+    """
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    ordered = sorted(points, key=lambda point: point[2])
+    room = min(0.05, 1 / max(1, len(ordered) - 1))  # of the height, for a name
+    heights: list[float] = []
+    for _, _, y in ordered:
+        heights.append(max((y - low) / (high - low), heights[-1] + room if heights else 0.0))
+    limit = 1.0
+    for number in reversed(range(len(heights))):  # what was pushed out at the top goes down again
+        heights[number] = min(heights[number], limit)
+        limit = heights[number] - room
+    for (name, x, y), height in zip(ordered, heights, strict=True):
+        axes.annotate(
+            _literal(name),
+            (x, y),
+            xytext=(1.06, height),
+            textcoords="axes fraction",
+            fontsize=8,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4},
+        )
 
 
 def panels(results: Sequence[Result], fragments: Mapping[str, Fragment], out: Path, rows: Sequence[Row]) -> list[Path]:
