@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -124,21 +123,6 @@ def test_both_directions_are_two_maps(home: Path) -> None:
     forward, reverse = map_of(home, "way.forward.zarr"), map_of(home, "way.reverse.zarr")
     assert (forward != reverse).any()
     assert provenance(home, "way.reverse.zarr")["contract"]["direction"] == "reverse"
-
-
-def test_the_same_layers_in_another_layout_give_the_same_map(home: Path) -> None:
-    from data_recipes.convert import convert
-
-    predict(home, "tiff.zarr")
-    convert(home / "segment", home / "segment.zarr", progress=False)
-    shutil.copytree(home / "segment.zarr", home / "again/segment.zarr")
-    for path in (home / "segment.zarr", home / "again"):
-        out = f"{path.parent.name}-{path.name}-map.zarr"
-        options = PredictOptions(
-            str(path), str(home / "a.safetensors"), home / out, device="cpu", shard=256, overlap=0.25
-        )
-        assert predict_command(options) == 0
-        assert np.array_equal(map_of(home, out), map_of(home, "tiff.zarr"))
 
 
 def test_a_voxel_size_that_differs_is_resampled_on_request(home: Path, tmp_path: Path) -> None:
