@@ -32,9 +32,9 @@ from zoo.train.average import make_average, update_average
 from zoo.train.batches import step_seed, to_device
 from zoo.train.config import TrainConfig
 from zoo.train.engine import make_fabric, training_precision
-from zoo.train.loop import _loss, _micro_batches, in_float32
 from zoo.train.optim import make_optimizer
 from zoo.train.probe import noise
+from zoo.train.step import batch_loss, in_float32, micro_batches
 
 _SHORTEST = 1.0  # s in which the energy counter moves often enough to be read
 
@@ -180,10 +180,12 @@ def _steps(model: InkModel, spec: RunSpec, config: TrainConfig, precision: Chose
         volume = degrade(batch["volume"], config.degrade)
         if config.channels_last:
             volume = volume.contiguous(memory_format=torch.channels_last_3d)
-        for part, weight, _ in _micro_batches(size, config.micro_batch or size):
+        for part, weight, _ in micro_batches(size, config.micro_batch or size):
             with fabric.autocast():
                 heads = engine.heads(volume[part], None)
-            loss, _ = _loss(loss_of, in_float32(heads), batch["label"][part], batch["mask"][part], config.sample_losses)
+            loss, _ = batch_loss(
+                loss_of, in_float32(heads), batch["label"][part], batch["mask"][part], config.sample_losses
+            )
             fabric.backward(loss * weight)
         highest = config.clip_norm or math.inf
         float(fabric.clip_gradients(engine, optimizer, max_norm=highest, error_if_nonfinite=False) or 0)

@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,9 +29,9 @@ from zoo.checkpoint import save_checkpoint
 from zoo.cost import count_step_flops, weightless
 from zoo.degrade import degrade
 from zoo.device import to_channels_last
-from zoo.losses import InkLoss, make_loss
+from zoo.losses import make_loss
 from zoo.memory import PeakMemory, one_memory_error, out_of_memory
-from zoo.models.base import Heads, InkModel
+from zoo.models.base import InkModel
 from zoo.train.average import averaged_weights, make_average, update_average
 from zoo.train.batches import make_loader, step_seed, to_device
 from zoo.train.config import TrainConfig
@@ -43,11 +43,11 @@ from zoo.train.optim import make_optimizer, schedule
 from zoo.train.progress import Progress
 from zoo.train.report import TrainingDiverged, TrainReport, finished_report, keep_report
 from zoo.train.state import Counters, drop_states, find_state, identity, in_full, load_state, save_state
+from zoo.train.step import batch_loss, in_float32, micro_batches, put_back
 from zoo.train.validate import validate
 
 STATES = "state"
 _MOST_SKIPPED = 30  # steps in a row: an overflow of 2¹⁶, the scale that fp16 starts with, is over after 16
-_A_TILE = ("iou", "masks", "presence")  # what of Heads.aux has a row a tile
 _MEMORY_ADVICE = "use a smaller batch, tile or depth, bf16, or a smaller variant of the model"
 
 
@@ -207,13 +207,13 @@ def train(
                 torch.manual_seed(step_seed(config.seed, at.step, "model", rank))
                 try:
                     losses = {}
-                    for part, weight, last in _micro_batches(len(volume), at.micro_batch):
+                    for part, weight, last in micro_batches(len(volume), at.micro_batch):
                         label, mask = batch["label"][part], batch["mask"][part]
                         with fabric.no_backward_sync(engine, enabled=not last):
                             with fabric.autocast():  # on one device Fabric calls a marked method without its autocast
                                 heads = engine.heads(volume[part], None if task is None else task[part])
                             laps.lap(FORWARD)
-                            loss, parts = _loss(loss_of, in_float32(heads), label, mask, config.sample_losses)
+                            loss, parts = batch_loss(loss_of, in_float32(heads), label, mask, config.sample_losses)
                             fabric.backward(loss * weight)
                         for key, value in {"loss": loss.detach(), **parts}.items():
                             losses[key] = losses.get(key, 0.0) + value * weight
@@ -228,7 +228,7 @@ def train(
                         f"{config.batch_size} a step as before"
                     )
                     optimizer.zero_grad(set_to_none=True)
-                    _put_back(model, before)
+                    put_back(model, before)
                     if device.type == "cuda":
                         torch.cuda.empty_cache()
 
@@ -241,7 +241,7 @@ def train(
             overflow = scaler is not None and math.isfinite(values["loss"]) and not finite
             at.skipped = at.skipped + 1 if overflow else 0  # the scaler lowers its scale, and skips the step itself
             if not finite and not 0 < at.skipped <= _MOST_SKIPPED:
-                _put_back(model, before)
+                put_back(model, before)
                 keep_state()
                 raise TrainingDiverged(
                     f"{name}: {_not_finite(values, at.step)}; its tiles: {_where(dataset, batch)}; "
@@ -352,40 +352,6 @@ def _step_flops(model: InkModel, dataset: TileDataset, config: TrainConfig) -> i
             f"the FLOPs of a step of {model.card.name} cannot be counted without weights ({error}); give the budget in "
             "steps, tiles_seen or minutes"
         ) from error
-
-
-def _micro_batches(size: int, most: int) -> Iterator[tuple[slice, float, bool]]:
-    """(rows, their share of the step, whether they are the last) of each part of at most `most` rows."""
-    for begin in range(0, size, most):
-        end = min(begin + most, size)
-        yield slice(begin, end), (end - begin) / size, end == size
-
-
-def _loss(loss_of: InkLoss, heads: Heads, label: Tensor, mask: Tensor, each: bool) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch and its parts; with `each`, the mean over its tiles of the loss of each tile alone."""
-    if not each:
-        return loss_of(heads, label, mask)
-    losses, parts = [], []
-    for row in range(len(label)):
-        one = slice(row, row + 1)
-        aux = {key: value[one] for key, value in heads.aux.items() if key in _A_TILE}
-        alone = Heads([logits[one] for logits in heads.logits], aux)
-        loss, values = loss_of(alone, label[one], mask[one])
-        losses.append(loss)
-        parts.append(values)
-    return torch.stack(losses).mean(), {key: torch.stack([part[key] for part in parts]).mean() for key in parts[0]}
-
-
-def _put_back(model: InkModel, buffers: list[Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-
-
-def in_float32(heads: Heads) -> Heads:
-    """The heads with everything that was computed in half precision brought to float32."""
-    aux = {key: value.float() if value.is_floating_point() else value for key, value in heads.aux.items()}
-    return Heads([logits.float() for logits in heads.logits], aux)
 
 
 def _not_finite(losses: Mapping[str, float], step: int) -> str:
