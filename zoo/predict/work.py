@@ -7,6 +7,7 @@ the next is computed again.
 
 from __future__ import annotations
 
+import mmap
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -158,13 +159,14 @@ def predict_shards(
                 seconds, block = waited(ahead.popleft())
                 timings.read += seconds
                 assert isinstance(block, Block)
-                live[group] = {}
+                live[group] = kept = dict(zip(block.corners, _room(len(block.corners), plan.tile), strict=True))
                 for share, batch in _batches(block.corners, plan.batch_size):
                     began = time.perf_counter()
                     maps = compute(_stack(block, batch, plan.tile))
                     timings.compute += time.perf_counter() - began
                     timings.tiles += len(batch)
-                    live[group].update(zip(batch, maps, strict=True))
+                    for corner, values in zip(batch, maps, strict=True):
+                        kept[corner][:] = values
                     on_progress(finished + area * (number + share) / len(step.new))
                     asked()
             maps = {corner: values for group in step.groups for corner, values in live[group].items()}
@@ -182,6 +184,17 @@ def predict_shards(
         reader.shutdown(wait=False, cancel_futures=True)  # a server that does not answer holds up no interruption
         writer.shutdown()
     return timings
+
+
+def _room(tiles: int, side: int) -> NDArray[np.float32]:
+    """(tiles, side, side) of memory of its own, which goes back to the system as a whole.
+
+    From the heap, maps that stay would lie scattered between activations that go, and keep the gaps from being given
+    back: the peak would grow with the number of shards.
+    """
+    if not tiles:
+        return np.empty((0, side, side), np.float32)
+    return np.frombuffer(mmap.mmap(-1, tiles * side * side * 4), np.float32).reshape(tiles, side, side)
 
 
 def _batches(corners: list[Corner], most: int) -> Iterator[tuple[float, list[Corner]]]:
