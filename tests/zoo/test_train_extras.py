@@ -166,6 +166,32 @@ def test_the_last_sets_of_weights_weigh_alike() -> None:
     assert float(averaged_weights(average, model)["weight"]) == pytest.approx((195 + 197 + 199) / 3)
 
 
+def test_a_count_of_batches_is_the_last_one_and_no_mean() -> None:
+    settings = config(average_last=3)
+    model = nn.BatchNorm2d(1)
+    average = make_average(model, settings)
+    assert average is not None
+    for step in range(200):
+        model.num_batches_tracked.fill_(step)  # pyright: ignore
+        update_average(average, model, settings, step / 200, (step + 1) / 200)
+    assert int(averaged_weights(average, model)["num_batches_tracked"]) == 199
+
+
+def test_validation_before_the_first_set_of_weights_scores_the_model_that_is_trained(
+    halves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, scored = small_model(), []
+
+    def scripted(fabric, given: nn.Module, *_: Any) -> Validation:
+        scored.append(given is model)
+        return Validation(0.5, 0.5, torch.zeros(1, 3, 8, 8))
+
+    monkeypatch.setattr(loop, "validate", scripted)
+    settings = config(average_last=2, validate_every=4)
+    train(model, halves[0], settings, device="cpu", out=tmp_path, validation=halves[1])
+    assert scored == [True, False], "the average holds the weights that the run began with until 99 % of the budget"
+
+
 def test_what_is_kept_are_the_averaged_weights(halves, tmp_path: Path) -> None:
     model = small_model()
     train(model, halves[0], config(ema=0.5), device="cpu", out=tmp_path, options={"width": 4})

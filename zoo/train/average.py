@@ -15,25 +15,33 @@ _SNAPSHOT_SHARE = 0.01  # of the budget, between two sets of weights of `average
 
 
 def make_average(model: nn.Module, config: TrainConfig) -> AveragedModel | None:
-    """A second set of the weights and buffers, as `ema` or `average_last` asks; None where neither does."""
+    """A second set of the weights and buffers, as `ema` or `average_last` asks; None where neither does.
+
+    The moving average of `ema` forgets its start: after n updates it decays by at most (1 + n) / (10 + n). Without
+    that, a decay of .999 over 1,000 steps would still hold a third of the weights that the run began with.
+    """
     if config.ema:
-        return AveragedModel(model, multi_avg_fn=_moving(config.ema), use_buffers=True)
-    return AveragedModel(model, use_buffers=True) if config.average_last else None
+        decay = config.ema
+        return AveragedModel(
+            model, multi_avg_fn=_weighing(lambda n: 1 - min(decay, (1 + n) / (10 + n))), use_buffers=True
+        )
+    if config.average_last:
+        return AveragedModel(model, multi_avg_fn=_weighing(lambda n: 1 / (n + 1)), use_buffers=True)
+    return None
 
 
-def _moving(decay: float) -> Callable[[Any, Any, Any], None]:
-    """A moving average that forgets its start: after n updates it decays by at most (1 + n) / (10 + n).
+def _weighing(share: Callable[[int], float]) -> Callable[[Any, Any, Any], None]:
+    """An average in which the weights of now have the `share` that belongs to the number of updates before them.
 
-    Without that, a decay of .999 over 1,000 steps would still hold a third of the weights that the run began with.
+    Not torch's own: on a GPU that fails for whole numbers, such as BatchNorm's count of batches.
     """
 
     @torch.no_grad()
     def step(averages: Sequence[Tensor], now: Sequence[Tensor], updates: Tensor | int) -> None:
-        n = int(updates)
-        share = 1 - min(decay, (1 + n) / (10 + n))
+        weight = share(int(updates))
         for average, value in zip(averages, now, strict=True):
             if average.is_floating_point():
-                average.lerp_(value, share)
+                average.lerp_(value, weight)
             else:  # a count of batches
                 average.copy_(value)
 

@@ -267,7 +267,7 @@ def train(
                 speed = 1 / statistics.median(times[-20:])
                 on_progress(Progress(at.step, min(share, 1.0), values["loss"], speed, at.seconds, left))
             if config.validate_every and validation and (at.step % config.validate_every == 0 or share >= 1):
-                scored = model if average is None else average.module
+                scored = model if average is None or not int(average.n_averaged) else average.module
                 stood = time.perf_counter()
                 score = validate(fabric, scored, validation, config)
                 start += time.perf_counter() - stood  # minutes are of training
