@@ -12,6 +12,7 @@ from tests.zoo.test_bench_parts import fragment, plan, saved_results, suite
 from zoo.bench.__main__ import ReportOptions
 from zoo.bench.merge import BenchRecord, check_comparable, report_command
 from zoo.bench.plan import RunSpec
+from zoo.bench.result import load_result
 from zoo.bench.suite import ModelEntry, Suite
 
 
@@ -64,6 +65,31 @@ def test_a_run_that_both_made_counts_once(tmp_path: Path, capsys: pytest.Capture
 def test_benches_that_were_not_made_alike_are_refused_with_what_differs(changed: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=f"a and b cannot be compared: .*{named}"):
         check_comparable({"a": planned(), "b": planned(**changed)})
+
+
+def test_rows_that_start_from_weights_and_rows_whose_trials_failed_stand_beside_others(tmp_path: Path) -> None:
+    """One bench: what a row starts from and how its trials went is its own, not shared by all."""
+    own = {"started": {"start_from": "/x.safetensors", "start_sha256": "ab"}, "tuned": {"failed_trials": 1}}
+    out = bench(tmp_path / "a", {"good": 0.8, "started": 0.7, "tuned": 0.6})
+    runs = []
+    for path in sorted((out / "runs").glob("*/result.json")):
+        result = load_result(path)
+        spec = result.spec.model_copy(update=own.get(result.spec.label, {}))
+        runs.append(spec.run_id)
+        if spec.run_id != result.run_id:
+            path.parent.rename(out / "runs" / spec.run_id)
+        result.model_copy(update={"spec": spec, "run_id": spec.run_id}).save(out / "runs" / spec.run_id)
+    BenchRecord(suite=suite(), runs=runs).save(out)
+    page = merged(out, out=out)
+    assert all(f"| {label} |" in page for label in ("good", "started", "tuned"))
+
+
+def test_one_row_that_starts_from_two_checkpoints_is_refused() -> None:
+    made, specs = planned()
+    other = [spec.model_copy(update={"start_sha256": "ab"}) for spec in specs]
+    check_comparable({"a": (made, specs), "b": (made, [one.model_copy(update={"start_from": "y"}) for one in specs])})
+    with pytest.raises(ValueError, match="settings of depthcnn_tiny"):
+        check_comparable({"a": (made, specs), "b": (made, other)})
 
 
 def test_other_machines_and_places_are_no_difference() -> None:

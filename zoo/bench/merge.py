@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from zoo.bench.__main__ import ReportOptions
 
 RECORD = "bench.json"
-_OF_A_ROW = ("model", "options", "floor", "labels_turned", "budget", "trial", "tried", "train")
+_OF_A_ROW = (
+    *("model", "options", "floor", "labels_turned", "budget", "trial", "tried", "failed_trials", "train"),
+    "start_sha256",
+)
+_OF_A_PLACE = ("data", "device", "start_from")
 
 
 class BenchRecord(BaseModel):
@@ -132,8 +136,8 @@ def _shared(spec: RunSpec) -> dict[str, Any]:
     own = {key: everything.pop(key) for key in _OF_A_ROW}
     own["train"].pop("seed", None)
     label, fold, seed = (everything.pop(key) for key in ("label", "fold", "seed"))
-    for of_the_machine in ("data", "device"):
-        del everything[of_the_machine]
+    for of_a_place in _OF_A_PLACE:
+        del everything[of_a_place]
     return {**everything, f"regions of fold {fold}, seed {seed}": rects, f"settings of {label} in fold {fold}": own}
 
 
