@@ -10,9 +10,9 @@ import pytest
 
 from tests.zoo.test_bench_parts import fragment, plan, saved_results, suite
 from zoo.bench.__main__ import ReportOptions
-from zoo.bench.merge import BenchRecord, check_comparable, report_command
+from zoo.bench.merge import BenchRecord, check_comparable, keep_record, report_command
 from zoo.bench.plan import RunSpec
-from zoo.bench.result import load_result
+from zoo.bench.result import Result, load_result
 from zoo.bench.suite import ModelEntry, Suite
 
 
@@ -96,6 +96,40 @@ def test_other_machines_and_places_are_no_difference() -> None:
     made, specs = planned()
     moved = [spec.model_copy(update={"data": ["elsewhere"], "device": "cuda"}) for spec in specs]
     check_comparable({"a": (made, specs), "b": (made, moved)})
+
+
+def test_of_two_benches_in_one_folder_neither_forgets_what_the_other_has_still_to_run(tmp_path: Path) -> None:
+    first, second = (planned(models=[ModelEntry(name=name)]) for name in ("depthcnn", "repmode"))
+    keep_record(tmp_path, *first, own_data=False)
+    keep_record(tmp_path, *second, own_data=False)
+    both = {spec.run_id for _, specs in (first, second) for spec in specs}
+    assert set(BenchRecord.load(tmp_path).runs) == both
+    keep_record(tmp_path, *first, own_data=False)
+    assert set(BenchRecord.load(tmp_path).runs) == both
+
+
+@pytest.mark.parametrize(
+    "changed", [{"tile": 64}, {"train": {"lr": 0.5}}, {"models": [ModelEntry(name="depthcnn", train={"lr": 0.5})]}]
+)
+def test_what_another_bench_planned_otherwise_is_none_of_this_one(tmp_path: Path, changed: dict[str, Any]) -> None:
+    keep_record(tmp_path, *planned(), own_data=False)
+    made, specs = planned(**changed)
+    keep_record(tmp_path, made, specs, own_data=False)
+    assert BenchRecord.load(tmp_path).runs == [spec.run_id for spec in specs]
+
+
+def test_a_finished_run_is_kept_beside_one_that_starts_from_weights(tmp_path: Path) -> None:
+    made, specs = planned()
+    Result(run_id=specs[0].run_id, status="ok", spec=specs[0]).save(tmp_path / "runs" / specs[0].run_id)
+    keep_record(tmp_path, made, specs[:1], own_data=False)
+    started = specs[0].model_copy(update={"label": "started", "start_from": "x", "start_sha256": "ab"})
+    keep_record(tmp_path, made, [started, *specs[1:]], own_data=False)
+    assert BenchRecord.load(tmp_path).runs == [started.run_id, *(spec.run_id for spec in specs[1:]), specs[0].run_id]
+
+
+def test_a_report_of_nothing_is_one_message() -> None:
+    with pytest.raises(ValueError, match="report takes the folder of a finished bench"):
+        report_command(ReportOptions(()))
 
 
 def test_a_folder_without_a_bench_and_one_in_the_way_are_named(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def bench(options: BenchOptions) -> int:
             specs = with_the_best(specs, run(tuning), suite.sweep)
             keep_record(out, suite, specs, own_data=bool(options.data))
             results = run(specs)
+            keep_record(out, suite, specs, own_data=bool(options.data))
     except KeyboardInterrupt:
         console.print("finished runs are kept; give the same command again to go on")
         raise

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,7 @@ from data_recipes.stamp import data_stamp
 from zoo.bench.plan import RunSpec
 from zoo.bench.report import make_console, report
 from zoo.bench.result import RESULT_FILE, Result, load_result, write_whole
+from zoo.bench.runner import LOCK_FILE
 from zoo.bench.suite import Suite
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ _OF_A_ROW = (
     "start_sha256",
 )
 _OF_A_PLACE = ("data", "device", "start_from")
+_OF_A_PART = {"about", "models", "floors", "folds", "seeds", "budgets", "labels_turned"}
 
 
 class BenchRecord(BaseModel):
@@ -60,23 +63,40 @@ class BenchRecord(BaseModel):
 
 
 def keep_record(out: Path, suite: Suite, specs: Sequence[RunSpec], *, own_data: bool) -> None:
-    """Note what the bench in this folder is: these runs, and the earlier ones of it that can be compared with them, so
-    that `report` shows all."""
-    runs = [spec.run_id for spec in specs]
-    try:
-        earlier = BenchRecord.load(out)
-    except (FileNotFoundError, ValueError):
-        earlier = BenchRecord(suite=suite, runs=[])
-    for run in earlier.runs:
-        path = out / "runs" / run / RESULT_FILE
-        if run in runs or not path.is_file():
-            continue
+    """Note what the bench in this folder is: these runs, and those noted before that belong to it, so that `report`
+    shows all, whichever of two benches at once notes first.
+
+    A run noted before belongs to it when it can be compared with these, or, as long as it has not ended, when its suite
+    asked for the same. Call it again once these have ended: by then more of the others have, and are known for sure.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / LOCK_FILE):
+        runs = [spec.run_id for spec in specs]
         try:
-            check_comparable({"now": (suite, specs), "before": (earlier.suite, [load_result(path).spec])})
-        except ValueError:
-            continue
-        runs.append(run)
-    BenchRecord(suite=suite, runs=runs, own_data=own_data).save(out)
+            earlier = BenchRecord.load(out)
+        except (FileNotFoundError, ValueError):
+            earlier = BenchRecord(suite=suite, runs=[])
+        alike = _asks_the_same(suite, earlier.suite)
+        runs += [run for run in earlier.runs if run not in runs and _belongs(out, run, suite, specs, earlier, alike)]
+        BenchRecord(suite=suite, runs=runs, own_data=own_data).save(out)
+
+
+def _belongs(out: Path, run: str, suite: Suite, specs: Sequence[RunSpec], earlier: BenchRecord, alike: bool) -> bool:
+    path = out / "runs" / run / RESULT_FILE
+    if not path.is_file():
+        return alike
+    try:
+        check_comparable({"now": (suite, specs), "before": (earlier.suite, [load_result(path).spec])})
+    except ValueError:
+        return False
+    return True
+
+
+def _asks_the_same(one: Suite, other: Suite) -> bool:
+    """Whether two suites differ in no more than which rows, folds, seeds, budgets and controls of one bench they run."""
+    rows = [{entry.label or entry.name: entry for entry in suite.models} for suite in (one, other)]
+    shared = [suite.model_dump(exclude=_OF_A_PART) for suite in (one, other)]
+    return shared[0] == shared[1] and all(rows[0][label] == rows[1][label] for label in rows[0].keys() & rows[1].keys())
 
 
 def report_command(options: ReportOptions) -> int:
@@ -86,6 +106,8 @@ def report_command(options: ReportOptions) -> int:
         FileNotFoundError, ValueError: no bench there, nothing finished in it, or benches that cannot be compared.
     """
     console = make_console()
+    if not options.folders:
+        raise ValueError("report takes the folder of a finished bench (its --out), or several; got none")
     folders = list(dict.fromkeys(folder.resolve() for folder in options.folders))
     records = {folder: BenchRecord.load(folder) for folder in folders}
     found = {folder: _finished(folder, record) for folder, record in records.items()}
