@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from tests.zoo import page_example as example
+from tests.zoo.test_bench_parts import saved_results
 from zoo.bench import figures, report
 from zoo.bench.leaderboard import Row
 from zoo.bench.result import Result
@@ -141,3 +142,13 @@ def test_the_picture_of_a_map_says_that_its_row_fails(drawn: list[Figure], tmp_p
     figures.panels(results, {"one": of}, tmp_path, example.rows(results))
     titles = [axes.get_title().split("\n")[0] for axes in drawn[0].axes]
     assert titles[2:] == ["lays out ✗", "zmean"]
+
+
+def test_numbers_alone_leave_no_picture_of_an_earlier_report(tmp_path: Path) -> None:
+    of = example.fragment("one")
+    results = saved_results(tmp_path, {"m": 0.8}, blocks=60)
+    for name in ("panel_0_a.png", "quality_memory.png", "mine.png"):
+        (tmp_path / name).write_bytes(b"pixels")
+    suite = Suite(name="s", about="a", models=[ModelEntry(name="depthcnn")])
+    report.report(results, {"a": of}, suite, tmp_path, Console(file=io.StringIO()), pictures=False)
+    assert [path.name for path in tmp_path.glob("*.png")] == ["mine.png"]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+QUALITY_MEMORY, PANEL = "quality_memory.png", "panel"
 _PANEL_PX = 700  # a map is reduced to about this side: a page, not an archive
 
 
@@ -120,7 +121,7 @@ def panels(results: Sequence[Result], fragments: Mapping[str, Fragment], out: Pa
                 chosen.setdefault((result.spec.fold, name), {}).setdefault(result.spec.label, result)
     written = []
     for (fold, name), by_label in chosen.items():
-        path = out / f"{slug(f'panel_{fold}_{name}')}.png"
+        path = out / f"{slug(f'{PANEL}_{fold}_{name}')}.png"
         _panel(fragments[name], name, {names[label]: run for label, run in by_label.items()}, out, path)
         written.append(path)
     return written

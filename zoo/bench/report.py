@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from data_recipes.fragment import Fragment
 from zoo.bench.budgets import by_budget
-from zoo.bench.figures import panels, quality_against_memory
+from zoo.bench.figures import PANEL, QUALITY_MEMORY, panels, quality_against_memory
 from zoo.bench.leaderboard import Row, build_rows
 from zoo.bench.page import write_page
 from zoo.bench.result import Result
@@ -53,9 +53,11 @@ def report(
     write_leaderboard(rows, out, title=title, caption=caption, meta=meta)
     write_page(rows, results, fragments, out, title=title, caption=caption, meta=meta, pictures=pictures)
     of_own_labels = [result for result in results if not result.spec.labels_turned]
+    for earlier in (*out.glob(f"{PANEL}_*.png"), out / QUALITY_MEMORY):  # no pixel of an earlier report stays
+        earlier.unlink(missing_ok=True)
     drawn = panels(of_own_labels, fragments, out, rows) if pictures else []
-    if quality_against_memory(rows, out / "quality_memory.png", title):
-        drawn.insert(0, out / "quality_memory.png")
+    if quality_against_memory(rows, out / QUALITY_MEMORY, title):
+        drawn.insert(0, out / QUALITY_MEMORY)
     console.print()
     console.print(rich_table(rows, title, console.width))
     for line in caption:
