@@ -2,18 +2,24 @@
 
     python benchmarks/calibration.py [--benches 500]
 
-A bench has several models and one trained floor on the same folds and seeds. The first two models are the pair that is
-asked about: equal, or the first better by .05 Dice; the others are equal to the second, the floor is .2 worse. A run's
-Dice scatters by .02 over seeds (and, where said, a configuration's by .02 over folds); a fold's region has 800 letter
-blocks, as a Kaggle fragment has, whose ink and difficulty vary, and which each configuration finds more or less hard
-(.1). "Told apart" is that the two are not in one group. The last rows are the worst case for a scatter that is taken
-from all configurations: the first model's runs scatter three times as much over seeds as everybody else's.
+A bench has several models and four trained floors (zmean, zmax, zstd, zbest) on the same folds and seeds. The first two
+models are the pair that is asked about: equal, or the first better by .05 Dice; the others are equal to the second, the
+floors are .2 worse. A run's Dice scatters by .02 over seeds (and, where said, a configuration's by .02 over folds); a
+fold's region has 800 letter blocks, as a Kaggle fragment has, whose ink and difficulty vary, and which each
+configuration finds more or less hard (.1). "Told apart" is that the two are not in one group.
+
+The other tables are harder cases. Floors: fewer of them, or such as scatter less than the models do, down to not at all
+(a floor that calls everything ink). Board: as many models as in benchmarks/boards, on one fold of 96 blocks. Wild: the
+worst case for a scatter that is taken from all configurations; the first model's runs scatter three times as much over
+seeds as everybody else's.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,68 +27,89 @@ from numpy.typing import NDArray
 from zoo.bench.compare import rank
 from zoo.significance import Scores, dice_scores, scatter
 
-FLOOR = "floor"
+FLOORS = 4
 SEED_SD, BLOCKS, BLOCK_SD = 0.02, 800, 0.1
-CASES = ((3, 3, 2), (3, 3, 3), (3, 3, 5), (1, 3, 3), (3, 1, 3), (3, 5, 3), (5, 3, 3), (8, 3, 3))
-WILD, WILD_CASES = 3, ((1, 3, 3), (3, 3, 3))
+
+
+class Case(NamedTuple):
+    """A bench. `share`: how much floors scatter, of what models do; `wild`: how much the first model does."""
+
+    folds: int
+    seeds: int
+    models: int
+    fold_sd: float = 0.0
+    floors: int = FLOORS
+    share: float = 1.0
+    blocks: int = BLOCKS
+    wild: float = 1.0
+
+
+def cases(shapes: Sequence[tuple[int, int, int]], **more: float) -> list[Case]:
+    """Each shape without and with a scatter over folds, where there are several."""
+    return [
+        Case(*shape, fold_sd=fold_sd, **more)  # pyright: ignore[reportArgumentType]
+        for shape in shapes
+        for fold_sd in ((0.0, 0.02) if shape[0] > 1 else (0.0,))
+    ]
+
+
+TABLES = {
+    "the bench that a suite with four trained floors makes": cases(
+        [(3, 3, 2), (3, 3, 3), (3, 3, 5), (1, 3, 3), (3, 1, 3), (3, 5, 3), (5, 3, 3), (8, 3, 3)]
+    ),
+    "one floor": cases([(3, 3, 2)], floors=1),
+    "four floors that scatter by 70 %, 50 %, 20 % of what models do, and not at all": [
+        case for share in (0.7, 0.5, 0.2, 0.0) for case in cases([(3, 3, 2)], share=share)
+    ],
+    "a board of 19 models, 96 blocks": cases([(1, 3, 19)], blocks=96),
+    "the first model's runs scatter 3 times as much as the others'": [
+        Case(1, 3, 3, wild=3.0),
+        Case(3, 3, 3, wild=3.0),
+    ],
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--benches", type=int, default=500)
     benches = parser.parse_args().benches
-    print(f"{benches} benches a row; share in which the pair is told apart, with its 95 % interval\n")
-    print("folds  seeds  models  fold SD   equal               better by .05")
-    for folds, seeds, models in CASES:
-        for fold_sd in (0.0, 0.02) if folds > 1 else (0.0,):
-            found = [told_apart(benches, folds, seeds, models, better, fold_sd) for better in (0.0, 0.05)]
-            print_row(folds, seeds, models, fold_sd, found)
-    print(f"\nthe first model's runs scatter {WILD} times as much as the others'\n")
-    for folds, seeds, models in WILD_CASES:
-        found = [told_apart(benches, folds, seeds, models, better, 0.0, wild=WILD) for better in (0.0, 0.05)]
-        print_row(folds, seeds, models, 0.0, found)
+    print(f"{benches} benches a row; share in which the pair is told apart, with its 95 % interval")
+    for title, rows in TABLES.items():
+        print(f"\n{title}\n\nfolds  seeds  models  fold SD   equal               better by .05")
+        for case in rows:
+            found = [shown(told_apart(benches, case, better), benches) for better in (0.0, 0.05)]
+            print(f"{case.folds:5}  {case.seeds:5}  {case.models:6}  {case.fold_sd:7}   {'  '.join(found)}", flush=True)
 
 
-def print_row(folds: int, seeds: int, models: int, fold_sd: float, found: list[tuple[int, int]]) -> None:
-    print(f"{folds:5}  {seeds:5}  {models:6}  {fold_sd:7}   {shown(*found[0])}  {shown(*found[1])}", flush=True)
-
-
-def told_apart(
-    benches: int,
-    folds: int,
-    seeds: int,
-    models: int,
-    better: float,
-    fold_sd: float,
-    *,
-    wild: float = 1.0,
-    seed: int = 0,
-) -> tuple[int, int]:
-    """(benches in which the first two configurations are in two groups, benches)."""
-    rng = np.random.default_rng([seed, folds, seeds, models, round(1000 * better), round(1000 * fold_sd)])
+def told_apart(benches: int, case: Case, better: float, *, seed: int = 0) -> int:
+    """In how many of so many benches the first two configurations are in two groups."""
+    rng = np.random.default_rng([seed, *(round(1000 * value) for value in case), round(1000 * better)])
     apart = 0
     for _ in range(benches):
-        scores = bench(rng, folds, seeds, models, better, fold_sd, wild)
-        among = scatter(list(scores.values()))
-        groups = rank({label: one for label, one in scores.items() if label != FLOOR}, among)
+        scores = bench(rng, case, better)
+        models = {label: one for label, one in scores.items() if label.isdecimal()}
+        floors = [one for label, one in scores.items() if label not in models]
+        groups = rank(models, scatter(list(models.values()), floors))
         apart += groups["0"][0] != groups["1"][0]
-    return apart, benches
+    return apart
 
 
-def bench(
-    rng: np.random.Generator, folds: int, seeds: int, models: int, better: float, fold_sd: float, wild: float = 1.0
-) -> dict[str, Scores]:
+def bench(rng: np.random.Generator, case: Case, better: float) -> dict[str, Scores]:
     """The scores of a bench whose first model is better than the others, which are equal."""
-    labels = [*map(str, range(models)), FLOOR]
-    above = {"0": better, FLOOR: -0.2}
+    floors = [f"floor {number}" for number in range(case.floors)]
+    labels = [*map(str, range(case.models)), *floors]
+    above = {"0": better} | dict.fromkeys(floors, -0.2)
+    spread = {"0": case.wild} | dict.fromkeys(floors, case.share)
     counts: dict[str, list[NDArray[np.int64]]] = {label: [] for label in labels}
-    for _ in range(folds):
-        ink = rng.lognormal(8, 0.7, BLOCKS).astype(np.int64) + 1
-        hard = rng.normal(0, BLOCK_SD, BLOCKS)
+    for _ in range(case.folds):
+        ink = rng.lognormal(8, 0.7, case.blocks).astype(np.int64) + 1
+        hard = rng.normal(0, BLOCK_SD, case.blocks)
         for label, of_model in counts.items():
-            level = 0.6 + above.get(label, 0.0) + rng.normal(0, fold_sd)
-            run = level + rng.normal(0, SEED_SD * (wild if label == "0" else 1), (seeds, 1))
-            found = np.rint(ink * np.clip(run + hard + rng.normal(0, BLOCK_SD, BLOCKS), 0, 1)).astype(np.int64)
+            alive = case.share if label in floors else 1.0
+            level = 0.6 + above.get(label, 0.0) + rng.normal(0, case.fold_sd) * alive
+            run = level + rng.normal(0, SEED_SD * spread.get(label, 1.0), (case.seeds, 1))
+            own = hard + rng.normal(0, BLOCK_SD, case.blocks) * alive
+            found = np.rint(ink * np.clip(run + own, 0, 1)).astype(np.int64)
             of_model.append(np.stack([found, ink - found, ink - found], -1))
     return {label: dice_scores(of_model, n=100) for label, of_model in counts.items()}
 

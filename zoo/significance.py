@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from zoo.metrics import BlockScores, as_maps, auc, block_sum
 LETTER_PITCH = 256
 MAX_LEVELS = 2048
 RESAMPLES = 1000
+ALIVE = 1 / 3
+"""Share of the models' variance over seeds that a floor must have for its scatter to say something of theirs."""
 _SEED = 20230412
 
 
@@ -183,19 +186,27 @@ class Scatter(NamedTuple):
     folds_freedom: int = 0
 
 
-def scatter(scores: Sequence[Scores]) -> Scatter:
+def scatter(models: Sequence[Scores], floors: Sequence[Scores] = ()) -> Scatter:
     """The scatter of configurations with the same folds and seeds, over all of them: three folds and seeds of two
-    models alone say too little of it (methods: two-way layout with interaction, folds × configurations)."""
-    if not scores:
+    models alone say too little of it (methods: two-way layout with interaction, folds × configurations).
+
+    Args:
+        floors: trained like the models, but not among what is ranked. One takes part if its variance over seeds is a
+            third of the models' or more: a floor that calls everything ink repeats itself whatever it is trained on,
+            and tells nothing of how models scatter.
+    """
+    least = ALIVE * float(np.mean([_of_seeds(one) for one in models])) if models else 0.0
+    taking_part = [*models, *(one for one in floors if one.runs.shape[1] > 1 and _of_seeds(one) >= least)]
+    if not taking_part:
         return Scatter()
-    runs = np.stack([one.runs for one in scores])  # (configurations, folds, seeds)
-    models, folds, seeds = runs.shape
+    runs = np.stack([one.runs for one in taking_part])  # (configurations, folds, seeds)
+    count, folds, seeds = runs.shape
     means = runs.mean(2)
     unexpected = means - means.mean(0) - means.mean(1, keepdims=True) + means.mean()
-    freedom = (models - 1) * (folds - 1)
+    freedom = (count - 1) * (folds - 1)
     return Scatter(
         float(runs.var(2, ddof=1).mean()) if seeds > 1 else 0.0,
-        models * folds * (seeds - 1),
+        count * folds * (seeds - 1),
         float((unexpected**2).sum()) / freedom if freedom else 0.0,
         freedom,
     )
@@ -216,7 +227,7 @@ def paired(a: Scores, b: Scores, among: Scatter | None = None, *, level: float =
     them, one that scatters more like itself. How often that errs: `benchmarks/calibration.py`.
 
     Args:
-        among: scatter of all trained configurations of the bench; by default of these two.
+        among: scatter of the bench's configurations; by default of these two.
 
     Raises:
         ValueError: the two were not scored on the same runs and blocks.
@@ -298,7 +309,11 @@ def _per_seed(blocks: ArrayLike) -> NDArray:
     return counts[None] if counts.ndim == 2 else counts
 
 
+@lru_cache(maxsize=8)  # the same for every configuration
 def _times(blocks: int, n: int, seed: int, fold: int) -> NDArray[np.int64]:
-    """(n, blocks): how often each block was drawn."""
-    rng = np.random.default_rng([seed, fold])
-    return rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=n) if blocks else np.zeros((n, 0), np.int64)
+    """(n, blocks): how often each block was drawn. Not to be written to."""
+    if not blocks:
+        return np.zeros((n, 0), np.int64)
+    drawn = np.random.default_rng([seed, fold]).multinomial(blocks, np.full(blocks, 1 / blocks), size=n)
+    drawn.setflags(write=False)
+    return drawn

@@ -141,6 +141,27 @@ def test_equal_models_are_told_apart_no_oftener_than_promised(folds, seeds, devi
     assert wrong <= 34  # 20 are promised; more than 34 would be seen once in 1,000 times
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_floors_that_hardly_scatter_lend_models_no_certainty(share: float):
+    rng, wrong = np.random.default_rng(14), 0
+    own = {"of_seeds": 0.02, "of_folds": 0.02, "of_blocks": 0.005}
+    for _ in range(400):
+        models = [drawn(rng, 3, 3, **own) for _ in range(2)]
+        floors = [drawn(rng, 3, 3, **{key: share * value for key, value in own.items()}) for _ in range(4)]
+        assert share or scatter(models, floors) == scatter(models)
+        wrong += paired(*models, scatter(models, floors)).p < 0.05
+    assert wrong <= 20  # pooled with the floors it is about 38
+
+
+def test_floors_that_scatter_like_models_count_with_them():
+    rng = np.random.default_rng(15)
+    models, floors = ([drawn(rng, 3, 3, of_seeds=0.02) for _ in range(2)] for _ in range(2))
+    assert scatter(models, floors) == scatter([*models, *floors])
+    assert scatter([], floors) == scatter(floors)
+    single = [one._replace(runs=one.runs[:, :1]) for one in (*models, *floors)]  # one seed does not tell
+    assert scatter(single[:2], single[2:]) == scatter(single[:2])
+
+
 def test_a_pair_that_scatters_more_than_the_others_is_judged_by_itself():
     rng, wrong = np.random.default_rng(12), 0
     for _ in range(400):

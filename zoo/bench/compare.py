@@ -70,7 +70,13 @@ def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) ->
     trained = {result.spec.label for result in results if not result.spec.floor}
     apart = {result.spec.label for result in results if result.spec.control} | set(floors)
     contenders = {label: one for label, one in dice.items() if label not in apart}
-    of_dice, of_auc = (scatter([one for label, one in of.items() if label in trained]) for of in (dice, auc))
+    of_dice, of_auc = (
+        scatter(
+            [one for label, one in of.items() if label not in apart],
+            [one for label, one in of.items() if label in apart & trained],
+        )
+        for of in (dice, auc)
+    )
     groups = rank(contenders, of_dice)
     blocks = whole_blocks(list(contenders.values()))
     rows = []
@@ -108,7 +114,7 @@ def rank(scores: Mapping[str, Scores], among: Scatter) -> dict[str, tuple[int, P
     given where fewer than 30 whole letter blocks hold ink or are called ink by any of them.
 
     Args:
-        among: the scatter of all that were trained, floors too.
+        among: the scatter of the configurations, see `zoo.significance.scatter`.
     """
     if whole_blocks(list(scores.values())) < MIN_BLOCKS:
         return {}
