@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from zoo import create_model
 from zoo.checkpoint import load_checkpoint, read_info
 from zoo.models.base import Heads, InkModel
+from zoo.train import state
 from zoo.train.batches import Batches
 from zoo.train.engine import shard, tied
 from zoo.train.log import read_log
@@ -95,6 +97,7 @@ def fsdp(home: Path) -> Path:
     run(
         home,
         options("fsdp", PLAIN, "plain", "--parallel", "fsdp"),
+        options("unmoved", "tests.zoo.unmoved_model:build_plain", "plain", "--parallel", "fsdp"),
         *(
             options(f"{model}-{parallel}", model, "ink", "--parallel", parallel, steps=3)
             for model in TINY
@@ -121,6 +124,11 @@ def test_two_processes_give_the_loss_curve_of_one(ddp: Path, alone: Log) -> None
 def test_two_processes_that_share_a_model_give_the_loss_curve_of_one(fsdp: Path, alone: Log) -> None:
     assert_same_curve(alone, read_log(fsdp / "fsdp/log.jsonl"))
     assert read_info(fsdp / "fsdp/last.safetensors")["name"] == PLAIN
+
+
+@pytest.mark.slow
+def test_a_model_that_is_shared_out_is_never_put_on_a_device_as_a_whole(fsdp: Path, alone: Log) -> None:
+    assert_same_curve(alone, read_log(fsdp / "unmoved/log.jsonl"))
 
 
 @pytest.mark.slow
@@ -233,6 +241,36 @@ def test_a_sharded_model_has_the_answers_and_gradients_of_a_whole_one(mesh: Devi
     assert all(hasattr(parameter, "full_tensor") for parameter in sharded.parameters()), "whole after evaluation"
     sharded.train().heads(volume)
     assert all(hasattr(parameter, "full_tensor") for parameter in sharded.parameters()), "whole after a forward pass"
+
+
+class OnDevice:
+    """Stands for a gathered tensor that is not in main memory."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+    def cpu(self) -> Tensor:
+        return self.tensor
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_saving_a_sharded_model_gathers_one_tensor_at_a_time_and_keeps_them_where_they_are_written(
+    mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: bool
+) -> None:
+    gather, whole, alive = state.in_full, [], []
+
+    def watched(tensor: Tensor) -> OnDevice:
+        alive.append(sum(reference() is not None for reference in whole))
+        full = OnDevice(gather(tensor))
+        whole.append(weakref.ref(full))
+        return full
+
+    model = shard(create_model("tests.zoo.plain_model:build_plain", depth=4, tile=32), mesh)
+    optimizer = torch.optim.AdamW(model.parameters())
+    monkeypatch.setattr(state, "in_full", watched)
+    path = state.save_state(tmp_path, model, optimizer, None, state.Counters(), {}, write=write)
+    assert len(alive) > 3 and set(alive) == {0}
+    assert path.exists() == write
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from zoo.device import to_channels_last
 from zoo.losses import make_loss
 from zoo.memory import PeakMemory, one_memory_error, out_of_memory
 from zoo.models.base import InkModel
+from zoo.models.layers import in_full
 from zoo.train.average import averaged_weights, make_average, update_average
 from zoo.train.batches import make_loader, step_seed, to_device
 from zoo.train.config import TrainConfig
@@ -42,7 +43,7 @@ from zoo.train.log import RunLog, curve, mean_of, read_log
 from zoo.train.optim import make_optimizer, schedule
 from zoo.train.progress import Progress
 from zoo.train.report import TrainingDiverged, TrainReport, finished_report, keep_report
-from zoo.train.state import Counters, drop_states, find_state, identity, in_full, load_state, save_state
+from zoo.train.state import Counters, drop_states, find_state, gathered, identity, load_state, save_state
 from zoo.train.step import batch_loss, in_float32, micro_batches, put_back
 from zoo.train.validate import validate
 
@@ -127,14 +128,17 @@ def train(
         stop_signals() as stopped,
         RunLog(out, step=at.step, tensorboard=config.tensorboard, active=first) as log,
     ):
-        model.to(device).train()
-        if config.channels_last and parallel != "fsdp":  # it shards contiguous weights only
+        sharded = parallel == "fsdp" and fabric.world_size > 1
+        if not sharded:  # or else a unit after another goes to the device, which need not hold them all
+            model.to(device)
+        model.train()
+        if config.channels_last and not sharded:  # FSDP shards contiguous weights only
             to_channels_last(model)
         model.set_grad_checkpointing(config.grad_checkpointing)
         average = make_average(model, config)
         if config.compile:  # bound again, because Fabric marks methods only
             model.heads = types.MethodType(torch.compile(type(model).heads), model)
-        engine = fabric.setup_module(model)
+        engine = fabric.setup_module(model, move_to_device=not sharded)
         engine.mark_forward_method("heads")
         made = make_optimizer(model, config, device)  # not before: FSDP replaces the parameters
         optimizer = cast(Optimizer, fabric.setup_optimizers(made))
@@ -146,7 +150,7 @@ def train(
 
         def keep(file: str) -> Path:
             weights = model.state_dict() if average is None else averaged_weights(average, model)
-            whole = {key: in_full(tensor) for key, tensor in weights.items()}
+            whole = gathered(weights, keep=first)
             about = {"train": config.model_dump(mode="json"), "identity": who, **(record or {})}
             if first:
                 with peak.paused():

@@ -92,18 +92,32 @@ def save_state(
         OSError: it cannot be written; earlier states are left as they were.
     """
     names: dict[Tensor, str] = {parameter: key for key, parameter in model.named_parameters()}
-    tensors = {_MODEL + key: in_full(tensor) for key, tensor in model.state_dict().items()}
+    tensors = {_MODEL + key: tensor for key, tensor in model.state_dict().items()}
     if average is not None:
-        tensors |= {_AVERAGE + key: in_full(tensor) for key, tensor in average.state_dict().items()}
+        tensors |= {_AVERAGE + key: tensor for key, tensor in average.state_dict().items()}
     for parameter, moments in optimizer.state.items():
-        tensors |= {f"{_OPTIMIZER}{names[parameter]}/{key}": in_full(tensor) for key, tensor in moments.items()}
+        tensors |= {f"{_OPTIMIZER}{names[parameter]}/{key}": tensor for key, tensor in moments.items()}
+    whole = gathered(tensors, keep=write)
     path = folder / f"step-{counters.step:09d}.safetensors"
     if not write:
         return path
-    write_tensors(path, tensors, {"format": FORMAT, "who": dict(who), "counters": vars(counters)})
+    write_tensors(path, whole, {"format": FORMAT, "who": dict(who), "counters": vars(counters)})
     for old in states(folder)[KEEP:]:
         old.unlink(missing_ok=True)
     return path
+
+
+def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Tensors in full in main memory, where they are to be kept; nothing elsewhere.
+
+    Called by every process of a run. Sharded tensors are gathered one after another, so that no device holds more than
+    one of them whole.
+    """
+    if keep:
+        return {key: in_full(tensor.detach()).cpu() for key, tensor in tensors.items()}
+    for tensor in tensors.values():
+        in_full(tensor.detach())  # the one that keeps them needs this process's part
+    return {}
 
 
 def states(folder: Path) -> list[Path]:
