@@ -152,3 +152,23 @@ def test_numbers_alone_leave_no_picture_of_an_earlier_report(tmp_path: Path) -> 
     suite = Suite(name="s", about="a", models=[ModelEntry(name="depthcnn")])
     report.report(results, {"a": of}, suite, tmp_path, Console(file=io.StringIO()), pictures=False)
     assert [path.name for path in tmp_path.glob("*.png")] == ["mine.png"]
+
+
+@pytest.mark.parametrize(
+    ("train", "remarks"),
+    [
+        ({"steps": 5, "loss": {"bce": 1}}, []),
+        ({"steps": 5, "loss": "bce"}, []),
+        ({"steps": 9, "loss": "bce"}, ["budget 9 steps of 24 tiles, the suite's is 5 steps of 24 tiles"]),
+        ({"minutes": 2, "loss": "bce"}, ["budget 2 minutes, the suite's is 5 steps of 24 tiles"]),
+        ({"steps": 5, "loss": {"dice": 2, "bce": 0.5}}, ["loss 2·dice + 0.5·bce, the suite's is 1·bce"]),
+    ],
+)
+def test_a_row_with_another_loss_or_budget_than_the_suites_says_so(
+    tmp_path: Path, train: dict[str, Any], remarks: list[str]
+) -> None:
+    results = saved_results(tmp_path, {"m": 0.8}, blocks=60)
+    results = [one.model_copy(update={"spec": one.spec.model_copy(update={"train": train})}) for one in results]
+    suite = Suite(name="s", about="a", models=[ModelEntry(name="depthcnn")], train={"steps": 5, "loss": {"bce": 1}})
+    (row,) = report.report(results, {}, suite, tmp_path, Console(file=io.StringIO()), pictures=False)
+    assert row.warnings == remarks

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.zoo.test_bench_parts import fragment, plan, saved_results, suite
-from zoo.bench import leaderboard
+from zoo.bench import leaderboard, tables
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.result import Result
 from zoo.bench.run import train_stage
@@ -79,18 +79,47 @@ def marked(result: Result, seen: int | None) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("seen", "failures", "warnings"),
+    ("seen", "failures", "told"),
     [
-        (0, [], []),
-        (42, ["the weights it starts from were trained on 42 px of what is held out"], []),
-        (None, [], ["whether the weights it starts from have seen the test region is not known"]),
+        (0, [], "which has seen nothing of what is held out"),
+        (
+            42,
+            ["the weights it starts from were trained on 42 px of what is held out"],
+            "which was trained on 42 px of what is held out",
+        ),
+        (None, [], "whether it has seen the test region is not known"),
     ],
 )
-def test_the_row_says_whether_its_weights_saw_what_is_held_out(
-    tmp_path: Path, seen: int | None, failures: list[str], warnings: list[str]
+def test_the_row_says_what_its_weights_are_and_whether_they_saw_what_is_held_out(
+    tmp_path: Path, seen: int | None, failures: list[str], told: str
 ) -> None:
     results = [marked(result, seen) for result in saved_results(tmp_path, {"model": 0.8}, blocks=60)]
     (row,) = leaderboard.build_rows(results, tmp_path, floors=[])
     assert row.failures == failures
-    assert row.warnings == warnings
+    assert row.warnings == [f"starts from sam_tiny, SHA-256 0123456789ab, {told}"]
     assert row.settings["start_from"].startswith("sam_tiny, SHA-256 0123")
+    assert row.warnings[0] in tables.markdown([row], "t", [])
+
+
+def given(result: Result, model: str, **options: Any) -> Result:
+    return result.model_copy(update={"spec": result.spec.model_copy(update={"model": model, "options": options})})
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "warnings"),
+    [
+        (
+            "sam_vit_b",
+            {"pretrained": True, "tuning": "lora"},
+            ["starts from given weights (pretrained=True); what they have seen is not known"],
+        ),
+        ("sam_vit_b", {"pretrained": False}, []),
+        ("no_such_package:build_it", {"weights": "x"}, []),
+    ],
+)
+def test_the_row_says_that_it_starts_from_given_weights(
+    tmp_path: Path, model: str, options: dict[str, Any], warnings: list[str]
+) -> None:
+    (result, *_) = saved_results(tmp_path, {"model": 0.8}, blocks=60)
+    (row,) = leaderboard.build_rows([given(result, model, **options)], tmp_path, floors=[])
+    assert row.warnings == warnings

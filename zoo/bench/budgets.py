@@ -1,8 +1,8 @@
-"""What more or less training does to the order: Dice by budget, and the pairs of models that change places."""
+"""Budgets in words, and what more or less training does to the order: Dice by budget, and the pairs of models that change places."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -11,6 +11,29 @@ from typing import Any
 from zoo.bench.compare import row_scores
 from zoo.bench.result import Result
 from zoo.significance import PairedInterval, Scores, paired, scatter, turned
+from zoo.train.config import BUDGET, TrainConfig
+
+
+def told_budget(train: Mapping[str, Any]) -> str:
+    """The budget of training settings in words: `300 steps of 16 tiles`, `2 minutes`."""
+    config = TrainConfig(**{key: train[key] for key in (*BUDGET, "batch_size") if train.get(key) is not None})
+    return config.budget + (f" of {config.batch_size} tiles" if config.steps else "")
+
+
+def told_loss(train: Mapping[str, Any]) -> str:
+    """The loss of training settings in words: `1·bce + 1·dice`."""
+    loss = train.get("loss") or TrainConfig.model_fields["loss"].default
+    if isinstance(loss, str):
+        return " + ".join(f"1·{name}" for name in loss.split("+"))
+    return " + ".join(f"{_weight(of)}·{name}" for name, of in loss.items())
+
+
+def _weight(given: Any) -> str:
+    """A term's weight, with its parameters behind it."""
+    if not isinstance(given, Mapping):
+        return f"{given:g}"
+    more = ", ".join(f"{key} {value}" for key, value in given.items() if key != "weight")
+    return f"{given.get('weight', 1):g}" + (f" ({more})" if more else "")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
@@ -11,9 +11,11 @@ from statistics import fmean, median
 from typing import Any
 
 from zoo.bench.compare import Standing, standings
-from zoo.bench.plan import TURNED
+from zoo.bench.plan import TURNED, RunSpec
 from zoo.bench.result import Result
+from zoo.registry import model_card
 from zoo.significance import PairedInterval
+from zoo.train.given import given_weights
 
 QUALITY = (
     *("dice", "f05", "iou", "accuracy", "surface_dice", "pseudo_f", "centre_line_recall"),
@@ -135,8 +137,7 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     sources = [source for run in good if (source := run.controls.get("started_from"))]
     if sources:
         row.settings["start_from"] = f"{sources[0]['name']}, SHA-256 {sources[0]['sha256'][:12]}"
-        if any(source["held_out_px_seen"] is None for source in sources):
-            row.warnings.append("whether the weights it starts from have seen the test region is not known")
+    row.warnings += _weights(runs[0].spec, sources)
     if failed := max(run.spec.failed_trials for run in runs):
         row.warnings.append(f"{failed} of its trials failed, so it was tuned on fewer")
     row.times_scored = max(run.times_scored for run in good)
@@ -159,6 +160,33 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     elif not (row.floor or row.control):
         row.failures, row.unchecked = _failures(row, good), _unchecked(row, floors)
     return row
+
+
+def _weights(spec: RunSpec, sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What weights a configuration starts from, and whether they have seen what is held out."""
+    found = []
+    if sources:
+        seen = [source["held_out_px_seen"] for source in sources]
+        if None in seen:
+            told = "whether it has seen the test region is not known"
+        elif most := max(seen):
+            told = f"which was trained on {most} px of what is held out"
+        else:
+            told = "which has seen nothing of what is held out"
+        found.append(f"starts from {sources[0]['name']}, SHA-256 {sources[0]['sha256'][:12]}, {told}")
+    if given := _given(spec):
+        found.append(f"starts from given weights ({given}); what they have seen is not known")
+    return found
+
+
+def _given(spec: RunSpec) -> str:
+    """Which options give a model weights; empty where none does, and where its package is not installed here."""
+    if not spec.options:
+        return ""
+    try:
+        return given_weights(spec.options, model_card(spec.model).init_options)
+    except Exception:  # another package's model: whatever its import raises, the others' rows are still written
+        return ""
 
 
 _COSTS = (

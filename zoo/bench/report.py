@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from data_recipes.fragment import Fragment
-from zoo.bench.budgets import by_budget
+from zoo.bench.budgets import by_budget, told_budget, told_loss
 from zoo.bench.figures import PANEL, QUALITY_MEMORY, panels, quality_against_memory
 from zoo.bench.leaderboard import Row, build_rows
 from zoo.bench.page import write_page
@@ -43,7 +43,7 @@ def report(
     floors = _floors(results, suite)
     rows = build_rows(results, out, floors=floors)
     for row in rows:
-        row.warnings += _failed_elsewhere(row, every)
+        row.warnings += [*_unlike_the_suite(row, results, suite), *_failed_elsewhere(row, every)]
     budgets = by_budget(every, out, floors=floors)
     title = f"inkzoo, suite {suite.name}" + (f" on {', '.join(fragments)}" if own_data else "")
     caption = [*_caption(results, rows, suite, floors), *budgets.lines()]
@@ -64,6 +64,16 @@ def report(
         console.print(f"[dim]{escape(line)}[/]")
     console.print(f"\nWritten to {escape(str(out))}: leaderboard.html, .md, .csv, .json" + _names(drawn))
     return rows
+
+
+def _unlike_the_suite(row: Row, results: Sequence[Result], suite: Suite) -> list[str]:
+    """Where a row was trained with another budget or loss than the suite asks of all."""
+    own = [one.spec.train for one in results if one.spec.label == row.label and one.spec.train]
+    found = []
+    for what, told in (("budget", told_budget), ("loss", told_loss)):
+        other = dict.fromkeys(said for train in own if (said := told(train)) != told(suite.train))
+        found += [f"{what} {', '.join(other)}, the suite's is {told(suite.train)}"] if other else []
+    return found
 
 
 def _failed_elsewhere(row: Row, results: Sequence[Result]) -> list[str]:
