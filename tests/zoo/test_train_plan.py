@@ -219,8 +219,30 @@ def test_a_plan_is_recalled_as_it_was_made(tmp_path: Path) -> None:
     keep(planned, tmp_path)
     assert recall(asked, tmp_path) == planned
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+    keep(planned, tmp_path, "8GB")
+    said: list[str] = []
+    for given in (None, "8GB"):
+        assert recall(asked, tmp_path, said.append, given=given) == planned
+    assert not said
+    assert recall(asked, tmp_path, said.append, given="4GB") is None
+    assert said == ["the run was planned for 8GB, and 4GB is given now: it is planned anew"]
     plan.forget(tmp_path)
     assert recall(asked, tmp_path) is None
+
+
+def test_another_size_for_a_resumed_run_wins_over_the_one_it_was_planned_for(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    scrap, out = write_fragment(tmp_path / "scrap"), tmp_path / "out"
+    measure, _ = memory(0, 10**8)
+    monkeypatch.setattr(plan, "_free_ram", lambda: 10**9)
+    monkeypatch.setattr(probe, "measure", lambda given: measure(given.config, given.limit))
+    monkeypatch.setattr(plan, "anonymous_bytes", lambda: 10**8)
+    assert train_command(options(scrap, out=out, batch_size=16, ram="free")) == 0
+    (out / "finished.json").unlink()  # as if it had been stopped before its first state
+    assert train_command(options(scrap, out=out, batch_size=16, ram="600MB", resume=True)) == 0
+    assert "the run was planned for free, and 600MB is given now: it is planned anew" in capsys.readouterr().err
+    assert read_info(out / "last.safetensors")["config"]["train"]["micro_batch"] == 4
 
 
 @pytest.mark.parametrize("damage", ['{"micro_batch": 4', "[]", '{"micro_batch": 4}', '{"precision": 3}', "\x00"])

@@ -7,6 +7,7 @@ import gc
 import os
 import weakref
 from pathlib import Path
+from signal import SIGINT, raise_signal
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> TileDataset:
     return TileDataset(fragments, grid_table("noise", rects, *args, tile=TILE, stride=8), contract)
 
 
-def run(dataset, out: Path, *, resume: bool = False, overwrite: bool = False, say=print, **fields: Any) -> TrainReport:
+def run(
+    dataset, out: Path, *, resume: bool = False, overwrite: bool = False, say=print, on_progress=None, **fields: Any
+) -> TrainReport:
     settings = {"loss": "bce", "steps": STEPS, "batch_size": 4, "precision": "fp32", "log_every": 3, **fields}
     torch.manual_seed(0)
     model = create_model("depthcnn_tiny", depth=DEPTH, tile=TILE, width=4)
     config = load_train_config(**settings)
-    how = {"resume": resume, "overwrite": overwrite, "say": say}
+    how = {"resume": resume, "overwrite": overwrite, "say": say, "on_progress": on_progress}
     return train(model, dataset, config, device="cpu", out=out, options={"width": 4}, **how)
 
 
@@ -147,6 +150,22 @@ def test_out_of_memory_halves_the_batch_at_once_and_keeps_that_of_the_step(
     assert report.micro_batch == 2
     assert report.samples == STEPS * 4
     assert said == ["out of memory in step 3: going on with 2 tiles at once, 4 a step as before"]
+
+
+def test_a_resumed_run_takes_a_smaller_micro_batch_than_before_and_never_a_larger_one(
+    dataset: TileDataset, tmp_path: Path, stop_in_step
+) -> None:
+    stop_in_step(5, Killed())
+    with pytest.raises(Killed):
+        run(dataset, tmp_path, checkpoint_steps=3)
+    said: list[str] = []
+    assert run(dataset, tmp_path, resume=True, micro_batch=2, say=said.append).micro_batch == 2
+    assert said == ["going on after step 3, from step-000000003.safetensors"]
+    stop_in_step(5, RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    with pytest.raises(TrainingInterrupted):
+        run(dataset, tmp_path, overwrite=True, on_progress=lambda now: now.step == 6 and raise_signal(SIGINT))
+    assert run(dataset, tmp_path, resume=True, say=said.append).micro_batch == 2
+    assert said[2] == "2 tiles at once, as the run had come down to, not 4"
 
 
 def test_a_state_that_is_damaged_is_named_and_the_one_before_it_used(

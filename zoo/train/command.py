@@ -139,7 +139,7 @@ def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -
         keep_source(started_from, out)
         if not options.resume:
             forget(out)
-    recalled = recall(config, out, say) if options.resume else None
+    recalled = recall(config, out, say, given=options.vram or options.ram) if options.resume else None
     if recalled is not None:
         config = recalled
     elif budget is not None:
@@ -147,7 +147,7 @@ def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -
         config = plan_batches(
             model, config, budget, device=device, name=name, options=chosen, tasks=different, say=say
         ).config
-        keep(config, out)
+        keep(config, out, options.vram or options.ram)
     try:
         with held_to(budget, device), show_progress(name) as on_progress:
             done = train(

@@ -116,7 +116,11 @@ def train(
     elif resume:
         say(f"nothing to resume in {out}: starting from the beginning")
     most = _share_of_batch(config, fabric.world_size)
-    at = found[1] if found else Counters(micro_batch=min(config.micro_batch or most, most))
+    asked = min(config.micro_batch or most, most)
+    at = found[1] if found else Counters(micro_batch=asked)
+    if asked > at.micro_batch:
+        say(f"{at.micro_batch} tiles at once, as the run had come down to, not {asked}")
+    at.micro_batch = min(at.micro_batch, asked)
     loss_of = make_loss(config.loss, smoothing=config.smoothing, classes=model.classes)
     step_flops = None if config.flops is None else _step_flops(model, dataset, config)
     laps = Laps(device, enabled=profile)

@@ -42,7 +42,7 @@ MARGIN = 0.1  # of the budget, kept free: peaks differ from run to run
 CONTEXT = 5 * 10**8  # bytes that a GPU's context and libraries take, of which torch's allocator does not know
 FEW = 4  # tiles at once, under which activation checkpointing is the better way to save
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-_FILE, _CHOSEN = "plan.json", {"micro_batch", "grad_checkpointing", "precision"}
+_FILE, _CHOSEN, _GIVEN = "plan.json", {"micro_batch", "grad_checkpointing", "precision"}, "size"
 _CGROUP = Path("/sys/fs/cgroup")
 
 Measure = Callable[[TrainConfig, int], int | None]  # (settings, limit in bytes) -> peak bytes; None: beyond the limit
@@ -232,24 +232,32 @@ def plan_batches(
     return plan
 
 
-def keep(planned: TrainConfig, out: Path) -> None:
-    """Leave word of a plan in a run's folder, for `recall`."""
+def keep(planned: TrainConfig, out: Path, given: str | None = None) -> None:
+    """Leave word of a plan in a run's folder, for `recall`; `given`: the size it was made for, as it was asked for."""
     with whole_file(out / _FILE) as partial:
-        partial.write_text(planned.model_dump_json(include=_CHOSEN), encoding="utf-8")
+        chosen = planned.model_dump(mode="json", include=_CHOSEN)
+        partial.write_text(json.dumps({**chosen, _GIVEN: given}), encoding="utf-8")
 
 
-def recall(config: TrainConfig, out: Path, say: Callable[[str], None] = lambda line: None) -> TrainConfig | None:
+def recall(
+    config: TrainConfig, out: Path, say: Callable[[str], None] = lambda line: None, *, given: str | None = None
+) -> TrainConfig | None:
     """`config` as it was planned for the run in this folder; None where it was not: a resumed run must go on as it did,
-    whatever a new measurement says. A file that is damaged is named in `say`, and passed over."""
+    whatever a new measurement says. Unless another size is `given` than the plan was made for, which is said. A file
+    that is damaged is named in `say`, and passed over."""
     try:
         found = json.loads((out / _FILE).read_text(encoding="utf-8"))
         chosen = TrainConfig.model_validate({key: found[key] for key in _CHOSEN})
-        return config.model_copy(update=chosen.model_dump(include=_CHOSEN))
+        before = found.get(_GIVEN)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
         say(f"{out / _FILE}: damaged, or not a plan; it is passed over")
         return None
+    if given is not None and given != before:
+        say(f"the run was planned for {before or 'another size'}, and {given} is given now: it is planned anew")
+        return None
+    return config.model_copy(update=chosen.model_dump(include=_CHOSEN))
 
 
 def forget(out: Path) -> None:
