@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.zoo import page_example as example
 from tests.zoo.test_bench_parts import saved_results
 from zoo.bench import figures, report
-from zoo.bench.leaderboard import Row
+from zoo.bench.leaderboard import Row, build_rows
 from zoo.bench.result import Result
 from zoo.bench.suite import ModelEntry, Suite
 from zoo.bench.tables import rich_table
@@ -172,3 +172,42 @@ def test_a_row_with_another_loss_or_budget_than_the_suites_says_so(
     suite = Suite(name="s", about="a", models=[ModelEntry(name="depthcnn")], train={"steps": 5, "loss": {"bce": 1}})
     (row,) = report.report(results, {}, suite, tmp_path, Console(file=io.StringIO()), pictures=False)
     assert row.warnings == remarks
+
+
+def of_turned(results: list[Result], label: str) -> list[Result]:
+    """The same runs with one more on turned labels of the row `label`."""
+    first = next(one for one in results if one.spec.label == label)
+    spec = first.spec.model_copy(update={"label": f"{label}, labels turned", "labels_turned": True})
+    return [*results, first.model_copy(update={"spec": spec})]
+
+
+def controlled(results: list[Result]) -> list[Result]:
+    """Runs above their nulls."""
+    null = {"null_auc": 0.9, "null_high": 0.6}
+    return [
+        one.model_copy(update={"controls": null, "quality": {**one.quality, "auc_blocks": 0.9}}) for one in results
+    ]
+
+
+def test_controls_that_a_bench_did_not_run_are_said_once_and_mark_no_row(tmp_path: Path) -> None:
+    suite = Suite(name="s", about="a", models=[ModelEntry(name="depthcnn")], floors=[])
+    results = controlled(saved_results(tmp_path, {"m": 0.8, "n": 0.7}, blocks=60))
+    said = io.StringIO()
+    rows = report.report(results, {}, suite, tmp_path, Console(file=said, width=200), pictures=False)
+    assert [(one.not_run, one.unchecked, one.verdict) for one in rows] == [
+        (["labels turned", "floors"], [], "passed those run")
+    ] * 2
+    line = "controls not run: labels turned, floors; who passed those run may fail these"
+    for text in (said.getvalue(), (tmp_path / "leaderboard.md").read_text(), (tmp_path / "leaderboard.json").read_text()):
+        assert text.count(line) == 1
+        assert "n ?" not in text
+    assert "passed those run" in (tmp_path / "leaderboard.md").read_text()
+    assert "controls not run" in (tmp_path / "leaderboard.html").read_text()
+
+
+def test_a_row_without_the_turned_labels_that_others_had_is_not_checked(tmp_path: Path) -> None:
+    results = controlled(saved_results(tmp_path, {"m": 0.8, "n": 0.7, "floor": 0.2}, blocks=60))
+    rows = {row.label: row for row in build_rows(of_turned(results, "m"), tmp_path, floors=["floor"])}
+    assert (rows["n"].unchecked, rows["n"].not_run) == (["labels turned: not run"], [])
+    assert "labels turned" not in str(rows["m"].unchecked)
+    assert rows["floor"].unchecked == rows["floor"].not_run == []

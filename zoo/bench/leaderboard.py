@@ -32,7 +32,8 @@ class Row:
         rank: 1 is the group that cannot be told from the leader; None for floors, controls and what cannot be ranked.
         blocks: whole letter blocks that the ranks rest on.
         failures: which of the controls that every claim must pass it does not.
-        unchecked: which of them could not be looked at.
+        unchecked: which of them could not be looked at for this row, though the bench has them.
+        not_run: which of them the bench did not run for any row.
         warnings: what else to know before it is believed.
         floor: whether it is what a claim must exceed.
         control: whether it is no claim of its own: trained and scored on turned labels, and so must not score, or fed
@@ -55,6 +56,7 @@ class Row:
     blocks: int | None = None
     failures: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     parameters: int | None = None
     train_mb: float | None = None
@@ -84,10 +86,12 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """failed, not checked, passed; empty for floors, for controls that do as they should, and without a score."""
+        """failed, not checked, passed, or passed those run where the bench lacks some; empty for floors, for controls
+        that do as they should, and without a score."""
         if self.floor or self.dice is None or (self.control and not self.failures):
             return ""
-        return "failed" if self.failures else "not checked" if self.unchecked else "passed"
+        passed = "passed those run" if self.not_run else "passed"
+        return "failed" if self.failures else "not checked" if self.unchecked else passed
 
 
 def build_rows(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> list[Row]:
@@ -99,9 +103,14 @@ def build_rows(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -
     for result in results:
         by_label[result.spec.label].append(result)
     rows = {label: _row(label, runs, ranked.get(label), floors) for label, runs in by_label.items()}
+    any_turned = any(result.spec.labels_turned for result in results)
     for label, row in rows.items():
+        if row.floor or row.control:
+            continue
+        row.not_run = [*([] if any_turned else [TURNED]), *([] if floors else ["floors"])]
         turned = rows.get(f"{label}, {TURNED}")
         if turned is None:
+            row.unchecked += [f"{TURNED}: not run"] if any_turned and row.dice is not None else []
             continue
         row.failures += [f"trained on turned labels it {failure}" for failure in turned.failures]
         if turned.status != "ok" or turned.unchecked:

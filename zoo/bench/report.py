@@ -15,7 +15,7 @@ from zoo.bench.figures import PANEL, QUALITY_MEMORY, panels, quality_against_mem
 from zoo.bench.leaderboard import Row, build_rows
 from zoo.bench.page import write_page
 from zoo.bench.result import Result
-from zoo.bench.shown import too_few_blocks
+from zoo.bench.shown import not_run, too_few_blocks
 from zoo.bench.suite import Suite
 from zoo.bench.tables import rich_table, write_leaderboard
 
@@ -107,6 +107,11 @@ def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floor
         *(
             ["labels turned: trained and scored on labels turned by 180°; what scores there is a leak, or layout"]
             if any(result.spec.labels_turned for result in results)
+            else []
+        ),
+        *(
+            [f"controls not run: {', '.join(missing)}; who passed those run may fail these"]
+            if (missing := not_run(rows))
             else []
         ),
         *_tuning(good),

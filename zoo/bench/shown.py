@@ -27,6 +27,11 @@ def remarks(row: Row) -> list[str]:
     ]
 
 
+def not_run(rows: Sequence[Row]) -> list[str]:
+    """The controls that a bench lacks: they concern all rows alike, and so are said once and mark none."""
+    return list(dict.fromkeys(control for row in rows for control in row.not_run))
+
+
 def too_few_blocks(rows: Sequence[Row]) -> str:
     """Why no rank is given where there are too few blocks for one; empty otherwise."""
     blocks = max((row.blocks for row in rows if row.blocks is not None), default=MIN_BLOCKS)

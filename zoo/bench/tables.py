@@ -137,7 +137,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     return stream.getvalue()
 
 
-_LISTS = ("failures", "unchecked", "warnings")
+_LISTS = ("failures", "unchecked", "not_run", "warnings")
 _NESTED = ("to_leader", "above_floors", "above_floors_auc", "quality", "controls", "settings", *_LISTS)
 
 

@@ -22,6 +22,7 @@ from zoo.bench.page.content import columns, entries, flat, headline
 from zoo.bench.page.pictures import Region, regions
 from zoo.bench.page.scale import Scale
 from zoo.bench.result import Result, write_whole
+from zoo.bench.shown import not_run
 
 PAGE_FILE = "leaderboard.html"
 _HERE = Path(__file__).parent
@@ -129,4 +130,8 @@ def _facts(rows: Sequence[Row], results: Sequence[Result]) -> list[tuple[str, st
         ("seeds", str(len({result.spec.seed for result in results}))),
         ("runs finished", f"{good} of {len(results)}"),
     ]
-    return [*found, *([("rows that fail a control", str(failing))] if failing else [])]
+    return [
+        *found,
+        *([("rows that fail a control", str(failing))] if failing else []),
+        *([("controls not run", ", ".join(missing))] if (missing := not_run(rows)) else []),
+    ]
