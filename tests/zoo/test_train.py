@@ -36,6 +36,7 @@ from zoo.train.log import RunLog, curve
 from zoo.train.loop import TrainingDiverged, train
 from zoo.train.optim import make_optimizer, schedule
 from zoo.train.progress import Progress, show_progress
+from zoo.train.state import states
 
 DEPTH, SIDE, TILE = 4, 128, 32
 
@@ -226,6 +227,24 @@ def test_a_signal_keeps_what_was_trained(folder: Path, tmp_path: Path, number: s
     assert load_checkpoint(tmp_path / "last.safetensors").name == "depthcnn_tiny"
     assert load_checkpoint(tmp_path / "last.safetensors").config["train"]["steps"] == 100000
     assert "Traceback" not in told
+
+
+def test_a_sigterm_that_takes_the_reading_processes_too_keeps_what_was_trained(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.zoo.slow_tiles", str(folder), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    root, pipes = Path(__file__).resolve().parents[2], {"stderr": subprocess.PIPE, "text": True}
+    running = subprocess.Popen(command, cwd=root, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    try:
+        log, patience = tmp_path / "log.jsonl", time.monotonic() + 120
+        while not (log.exists() and log.stat().st_size) and running.poll() is None and time.monotonic() < patience:
+            time.sleep(0.02)
+        os.killpg(running.pid, signal.SIGTERM)  # while the next tiles are waited for
+        _, told = running.communicate(timeout=120)
+    finally:
+        running.kill()
+    assert told.splitlines()[-1].startswith("zoo.train.interrupt.TrainingInterrupted: interrupted after step ")
+    assert len(states(tmp_path / "state")) == 1
+    assert (tmp_path / "last.safetensors").exists()
 
 
 def test_signal_handlers_are_put_back(dataset: TileDataset, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -175,17 +175,13 @@ def train(
             with peak.paused():
                 save_state(out / STATES, model, optimizer, average, at, who, write=first)
 
-        loader = make_loader(
-            CachedTiles(dataset) if config.cache_tiles else dataset,
-            config.batch_size,
-            config.seed,
-            device,
-            config.num_workers,
-            first=at.step,
-            rank=rank,
-            processes=fabric.world_size,
-        )
-        batches = iter(loader)
+        tiles = CachedTiles(dataset) if config.cache_tiles else dataset
+
+        def batches_from_here(workers: int | None) -> Iterator[dict[str, Any]]:
+            whose = {"first": at.step, "rank": rank, "processes": fabric.world_size}
+            return iter(make_loader(tiles, config.batch_size, config.seed, device, workers, **whose))
+
+        batches = batches_from_here(config.num_workers)
         start, saved = time.perf_counter() - at.seconds, time.perf_counter()
         share = _share(config, at, step_flops)
         while share < 1:
@@ -195,7 +191,12 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
 
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except RuntimeError:  # a SIGTERM to all processes ended those that read; the step is finished without them
+                if not stopped.is_set():
+                    raise
+                batch = next(batches_from_here(0))
             laps.lap(WAITING)
             batch = to_device(batch, device)
             laps.lap(COPYING)
