@@ -53,7 +53,10 @@ def test_a_bench_ranks_skips_what_is_done_and_goes_on_after_a_model_that_fails(h
     options = ["--suite", "small.yaml", "--out", "out", "--models", "depthcnn,hungry_model:build_hungry"]
     done = bench(home, *options)
     assert done.returncode == 1, done.stderr  # one row failed
-    rows = {row["label"]: row for row in json.loads((home / "out/leaderboard.json").read_text())["rows"]}
+    board = json.loads((home / "out/leaderboard.json").read_text())
+    rows = {row["label"]: row for row in board["rows"]}
+    assert [entry["label"] for entry in board["suite"]["models"]] == ["depthcnn_tiny", "hungry_model:build_hungry"]
+    assert "budget: 2 steps of 4 tiles a run" in board["caption"]
     hungry = "hungry_model:build_hungry"
     assert set(list(rows)[-2:]) == {hungry, f"{hungry}, labels turned"}
     assert rows["depthcnn_tiny, labels turned"]["control"]

@@ -39,10 +39,14 @@ def planned(**changed: Any) -> tuple[Suite, list[RunSpec]]:
 def test_models_and_seeds_of_two_machines_stand_in_one_table(tmp_path: Path) -> None:
     a = bench(tmp_path / "a", {"good": 0.8, "bad": 0.5}, (0,), hardware="one")
     b = bench(tmp_path / "b", {"good": 0.8, "bad": 0.5}, (1, 2), hardware="other")
+    for out, seeds in ((a, [0]), (b, [1, 2])):
+        record = BenchRecord.load(out)
+        record.model_copy(update={"suite": suite(seeds=seeds)}).save(out)
     page = merged(a, b, out=tmp_path / "both")
     assert "seeds 0, 1, 2" in page
     assert "seconds and memory of different machines cannot be compared" in page
     assert len(list((tmp_path / "both/runs").glob("*/result.json"))) == 12  # two models, two folds
+    assert BenchRecord.load(tmp_path / "both").suite.seeds == [0, 1, 2]
     assert merged(tmp_path / "both", out=tmp_path / "both") == page
 
 
@@ -105,7 +109,9 @@ def test_of_two_benches_in_one_folder_neither_forgets_what_the_other_has_still_t
     both = {spec.run_id for _, specs in (first, second) for spec in specs}
     assert set(BenchRecord.load(tmp_path).runs) == both
     keep_record(tmp_path, *first, own_data=False)
-    assert set(BenchRecord.load(tmp_path).runs) == both
+    record = BenchRecord.load(tmp_path)
+    assert set(record.runs) == both
+    assert {entry.name for entry in record.suite.models} == {"depthcnn", "repmode"}
 
 
 @pytest.mark.parametrize(

@@ -184,9 +184,7 @@ def of_turned(results: list[Result], label: str) -> list[Result]:
 def controlled(results: list[Result]) -> list[Result]:
     """Runs above their nulls."""
     null = {"null_auc": 0.9, "null_high": 0.6}
-    return [
-        one.model_copy(update={"controls": null, "quality": {**one.quality, "auc_blocks": 0.9}}) for one in results
-    ]
+    return [one.model_copy(update={"controls": null, "quality": {**one.quality, "auc_blocks": 0.9}}) for one in results]
 
 
 def test_controls_that_a_bench_did_not_run_are_said_once_and_mark_no_row(tmp_path: Path) -> None:
@@ -198,7 +196,11 @@ def test_controls_that_a_bench_did_not_run_are_said_once_and_mark_no_row(tmp_pat
         (["labels turned", "floors"], [], "passed those run")
     ] * 2
     line = "controls not run: labels turned, floors; who passed those run may fail these"
-    for text in (said.getvalue(), (tmp_path / "leaderboard.md").read_text(), (tmp_path / "leaderboard.json").read_text()):
+    for text in (
+        said.getvalue(),
+        (tmp_path / "leaderboard.md").read_text(),
+        (tmp_path / "leaderboard.json").read_text(),
+    ):
         assert text.count(line) == 1
         assert "n ?" not in text
     assert "passed those run" in (tmp_path / "leaderboard.md").read_text()

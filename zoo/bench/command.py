@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_recipes.files import check_writable
+from data_recipes.formats.remote import is_url
 from data_recipes.fragment import Fragment, absolute_data, open_fragments, refuse_test_phantoms
 from data_recipes.schema import describe
 from zoo.bench.cluster import cluster_device, run_all_on_cluster
@@ -24,13 +25,13 @@ from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.report import make_console, report
 from zoo.bench.result import Result
 from zoo.bench.runner import run_all
-from zoo.bench.suite import Suite, load_suite
+from zoo.bench.suite import ModelEntry, Suite, load_suite
 from zoo.bench.sweep import read_sweep, trials, with_the_best
 from zoo.configs import list_configs
 from zoo.device import resolve_device
 from zoo.registry import list_families, list_models, model_card
 from zoo.significance import LETTER_PITCH
-from zoo.train.config import BUDGET, TrainConfig
+from zoo.train.config import BUDGET, TrainConfig, merge_settings
 
 if TYPE_CHECKING:
     from zoo.bench.__main__ import BenchOptions
@@ -52,24 +53,22 @@ def bench(options: BenchOptions) -> int:
     out = options.out or Path("runs") / "bench" / suite.name
     check_writable(out)
     fragments = open_fragments(data)
-    suite = _fit_depth(suite, options, fragments, console)
+    overrides = _train_overrides(options)
+    suite = _as_run(_fit_depth(suite, options, fragments, console), options, models, overrides)
     specs = plan_runs(
         suite,
         models,
         fragments,
         data=data,
         device=device,
-        seeds=_integers(options.seeds, "--seeds") or suite.seeds,
-        folds=_integers(options.folds, "--folds") or suite.folds,
-        train=_train_overrides(options),
+        seeds=suite.seeds,
+        folds=suite.folds,
+        train=overrides,
     )
     tuning = trials(specs, suite.sweep)
     _check_models([*tuning, *specs])
     refuse_test_phantoms(fragments, {name for spec in specs for name in (*spec.train_rects, *spec.calibration_rects)})
-    about = suite.about.strip()
-    if options.data and suite.data:
-        about = f"the settings of {suite.name} on other data than its own; the scores it states do not apply"
-    _announce(console, suite, specs, fragments, device, out, about)
+    _announce(console, suite, specs, fragments, device, out)
     if options.dry_run:
         print_plan([*tuning, *specs], out, console, here=not on_cluster)
         return 0
@@ -128,6 +127,43 @@ def _apply(suite: Suite, options: BenchOptions) -> Suite:
         return Suite(**{**suite.model_dump(), **changed})
     except ValidationError as error:
         raise ValueError(f"suite {suite.name}: {describe(error, Suite)}") from None
+
+
+def _as_run(suite: Suite, options: BenchOptions, models: Sequence[ModelEntry], overrides: Mapping[str, Any]) -> Suite:
+    """The suite with what was asked for in place of its own, so that whatever shows it tells what was run.
+
+    Of data that lie here their names alone: a leaderboard is made to be passed on, and paths are nobody else's.
+    """
+    own = {entry.label or entry.name for entry in suite.models}
+    rows = [entry for entry in models if entry.label in own or entry.label not in suite.floors]
+    asked = [key for key in (*_DECIDE_SCORES, *BUDGET) if getattr(options, key) not in (None, ())]
+    if not suite.data:
+        asked = [key for key in asked if key != "data"]  # it has none of its own and states no scores for it
+    about = suite.about.strip()
+    if asked:
+        about = f"The settings of {suite.name} but for {', '.join(asked)}: the scores and times it states do not apply."
+    changed = {
+        "about": about,
+        "data": [_name_of_data(item) for item in options.data] or suite.data,
+        "seeds": _integers(options.seeds, "--seeds") or suite.seeds,
+        "folds": _integers(options.folds, "--folds") or suite.folds,
+        "models": [entry.model_copy(update={"train": _without(entry.train, overrides)}) for entry in rows],
+        "train": merge_settings(suite.train, overrides),
+    }
+    return suite.model_copy(update=changed)
+
+
+def _without(train: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's own training settings where the command line does not replace them."""
+    kept = merge_settings(train, overrides)
+    return {key: value for key, value in kept.items() if key not in overrides}
+
+
+def _name_of_data(item: str) -> str:
+    return item if item.startswith("phantom:") or is_url(item) else Path(item).resolve().name
+
+
+_DECIDE_SCORES = ("data", "tile", "depth", "recipe", "samples", "sweep", "batch_size", "loss")
 
 
 def _fit_depth(suite: Suite, options: BenchOptions, fragments: dict[str, Fragment], console: Console) -> Suite:
@@ -203,11 +239,10 @@ def _announce(
     fragments: dict[str, Fragment],
     device: str,
     out: Path,
-    about: str,
 ) -> None:
     head = f"[bold]inkzoo bench[/], suite [bold]{escape(suite.name)}[/] on {device}"
     console.print(f"{head}: {len(specs)} runs into {escape(str(out))}")
-    console.print(f"[dim]{escape(about)}[/]")
+    console.print(f"[dim]{escape(suite.about)}[/]")
     parts = {name for spec in specs for name in (*spec.train_rects, *spec.calibration_rects, *spec.test_rects)}
     for fragment in fragments.values():
         size = "×".join(map(str, fragment.shape))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,9 @@ def keep_record(out: Path, suite: Suite, specs: Sequence[RunSpec], *, own_data: 
         except (FileNotFoundError, ValueError):
             earlier = BenchRecord(suite=suite, runs=[])
         alike = _asks_the_same(suite, earlier.suite)
-        runs += [run for run in earlier.runs if run not in runs and _belongs(out, run, suite, specs, earlier, alike)]
-        BenchRecord(suite=suite, runs=runs, own_data=own_data).save(out)
+        kept = [run for run in earlier.runs if run not in runs and _belongs(out, run, suite, specs, earlier, alike)]
+        whole = _both(suite, earlier.suite) if kept else suite
+        BenchRecord(suite=whole, runs=runs + kept, own_data=own_data).save(out)
 
 
 def _belongs(out: Path, run: str, suite: Suite, specs: Sequence[RunSpec], earlier: BenchRecord, alike: bool) -> bool:
@@ -97,6 +99,17 @@ def _asks_the_same(one: Suite, other: Suite) -> bool:
     rows = [{entry.label or entry.name: entry for entry in suite.models} for suite in (one, other)]
     shared = [suite.model_dump(exclude=_OF_A_PART) for suite in (one, other)]
     return shared[0] == shared[1] and all(rows[0][label] == rows[1][label] for label in rows[0].keys() & rows[1].keys())
+
+
+def _both(one: Suite, other: Suite) -> Suite:
+    """The first suite with the rows, floors, folds, seeds, budgets and controls of both."""
+    rows = {entry.label or entry.name: entry for entry in (*other.models, *one.models)}
+    changed: dict[str, Any] = {
+        key: list(dict.fromkeys([*getattr(one, key), *getattr(other, key)])) for key in ("floors", "seeds", "budgets")
+    }
+    folds = list(dict.fromkeys([*one.folds, *other.folds])) if one.folds and other.folds else []  # none named: all
+    turned = one.labels_turned or other.labels_turned
+    return one.model_copy(update={**changed, "models": [*rows.values()], "folds": folds, "labels_turned": turned})
 
 
 def report_command(options: ReportOptions) -> int:
@@ -119,15 +132,16 @@ def report_command(options: ReportOptions) -> int:
         raise ValueError(f"--out {out}: is one of the benches; what they make together needs a folder of its own")
     check_writable(out)
     results = _together(found, out, console)
+    suite = reduce(_both, (record.suite for record in records.values()))
     first = records[folders[0]]
     if out != folders[0]:
-        record = first.model_copy(update={"runs": [result.run_id for result in results]})
+        record = first.model_copy(update={"suite": suite, "runs": [result.run_id for result in results]})
         record.save(out)
     fragments = _fragments(results, console) if options.pictures else {}
     report(
         results,
         fragments,
-        first.suite,
+        suite,
         out,
         console,
         own_data=first.own_data,

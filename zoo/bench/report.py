@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
@@ -115,6 +116,7 @@ def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floor
             else []
         ),
         *_tuning(good),
+        *_budget(results),
         "over floors: lower end of the 95 % interval of the paired difference of Dice to the floor that comes closest",
         "threshold: best Dice on held-out strips of the training side, never on test",
         f"test: {', '.join(_tested(results))}",
@@ -134,6 +136,16 @@ def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floor
         if told := _by_fold(good, _ink):
             lines.append(f"ink: {told} of the pixels that count")
     return lines
+
+
+def _budget(results: Sequence[Result]) -> list[str]:
+    """What the training of a run may take; where rows differ, what most have, and who else."""
+    trained = {one.spec.label: told_budget(one.spec.train) for one in results if one.spec.train}
+    if not trained:
+        return []
+    usual, _ = Counter(trained.values()).most_common(1)[0]
+    others = [f"{label} {budget}" for label, budget in trained.items() if budget != usual]
+    return [f"budget: {usual} a run" + (f"; but {', '.join(others)}" if others else "")]
 
 
 def _tested(results: Sequence[Result]) -> list[str]:
