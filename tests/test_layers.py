@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "zoo.nulls": {"zoo.metrics", "zoo.significance"},
     "zoo.document_metrics": {"zoo.metrics", "zoo.surface_dice"},
     "zoo.registry": MODEL | {"zoo.configs"},
-    "zoo.adapter": MODEL,
+    "zoo.adapter": MODEL | {"zoo.checkpoint"},  # which writes the file
     "zoo.checkpoint": MODEL | {"zoo", "zoo.registry", "zoo.configs", "zoo.degrade"},
     **dict.fromkeys(COMMANDS, LIBRARY),
     "zoo.bench": LIBRARY | COMMANDS,

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from data_recipes.files import whole_file
+from zoo.checkpoint import write_tensors
 from zoo.models.base import InkModel
 
 FORMAT = "inkzoo-adapter"
@@ -51,14 +50,7 @@ def save_adapter(path: str | Path, model: InkModel, weights: Mapping[str, Tensor
         )
     facts = {"format": FORMAT, "model": model.card.name, "base": _base_digest(model, weights)}
     given = weights or {}
-    own = {key: given.get(key, tensor) for key, tensor in _own(model).items()}
-    tensors = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in own.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        partial.touch()
-        mode = partial.stat().st_mode  # as the umask has it; safetensors lets only the owner read
-        save_file(tensors, partial, {"inkzoo": json.dumps(facts)})
-        partial.chmod(mode)
+    write_tensors(path, {key: given.get(key, tensor) for key, tensor in _own(model).items()}, facts)
     return path
 
 

@@ -1,10 +1,13 @@
+import errno
 import math
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from data_recipes.tiles import InputContract
 from tests.zoo.small_sam import SMALL, small
+from zoo import checkpoint
 from zoo.adapter import load_adapter, save_adapter, save_adapter_if_lora
 from zoo.checkpoint import load_checkpoint, save_checkpoint
 from zoo.models import sam
@@ -197,6 +200,22 @@ def test_an_adapter_of_given_weights_holds_those_and_not_the_models_own(tmp_path
     weights = {key: tensor + 1 for key, tensor in weights.items()}
     with pytest.raises(ValueError, match="trained beside other frozen weights"):
         load_adapter(save_adapter(tmp_path / "adapter.safetensors", model, weights), target)
+
+
+def test_a_full_disk_leaves_the_earlier_adapter(tmp_path, monkeypatch):
+    path = save_adapter(tmp_path / "adapter.safetensors", lora())
+    before = path.read_bytes()
+
+    def no_space(_tensors, partial, _metadata):
+        partial.write_bytes(before[:100])
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", no_space)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_adapter(path, lora(seed=1))
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
 
 
 def test_only_a_model_with_factors_is_given_an_adapter(tmp_path):
