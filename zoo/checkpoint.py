@@ -106,20 +106,25 @@ def save_checkpoint(
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors, and `facts` as JSON beside them, as one safetensors file, whole or not at all.
 
+    Of what lies in main memory, only tensors that are not contiguous or share memory with an earlier one are copied.
+
     Raises:
         OSError: it cannot be written (no space, no permission); an earlier file of that name is left as it was.
     """
-    # copies, because safetensors refuses tensors that share memory, and contiguous, because it refuses others
-    copies = {
-        key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for key, tensor in tensors.items()
-    }
+    plain: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for key, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()  # safetensors refuses others, and tensors that share memory
+        if tensor.untyped_storage().data_ptr() in taken:
+            tensor = tensor.clone()
+        taken.add(tensor.untyped_storage().data_ptr())
+        plain[key] = tensor
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode  # as the umask has it; safetensors lets only the owner read
         try:
-            save_file(copies, partial, {"inkzoo": json.dumps(facts)})
+            save_file(plain, partial, {"inkzoo": json.dumps(facts)})
         except SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             number = int(code[1]) if code else errno.EIO

@@ -7,6 +7,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,28 @@ def test_weights_in_another_memory_layout_and_shared_ones_are_kept(tmp_path: Pat
     path = tmp_path / "last.safetensors"
     save(path, model)
     assert read_info(path)["classes"] == 3
+
+
+def test_only_what_safetensors_does_not_take_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, shared = torch.arange(6.0), torch.arange(8.0)
+    turned = torch.arange(24.0).view(1, 2, 3, 4).contiguous(memory_format=torch.channels_last)
+    tensors = {"plain": plain, "one": shared[:4], "two": shared[4:], "turned": turned, "none": torch.empty(0)}
+    written, save = {}, checkpoint.save_file
+
+    def watched(given: dict[str, torch.Tensor], *more: Any) -> None:
+        written.update(given)
+        save(given, *more)
+
+    monkeypatch.setattr(checkpoint, "save_file", watched)
+    checkpoint.write_tensors(tmp_path / "all.safetensors", tensors, {})
+    assert [written[key].data_ptr() == tensors[key].data_ptr() for key in tensors if key != "none"] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    for key, tensor in load_file(tmp_path / "all.safetensors").items():
+        assert torch.equal(tensor, tensors[key]), key
 
 
 def test_only_the_checkpoint_is_left_beside_it(tmp_path: Path, model: InkModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import time
 import weakref
 from pathlib import Path
 from signal import SIGINT, raise_signal
@@ -24,7 +25,7 @@ from zoo import create_model
 from zoo.checkpoint import load_checkpoint
 from zoo.models.base import Heads
 from zoo.models.depthcnn import DepthCNN
-from zoo.train import state
+from zoo.train import loop, state
 from zoo.train.config import load_train_config
 from zoo.train.interrupt import TrainingInterrupted
 from zoo.train.log import read_log
@@ -227,11 +228,24 @@ def test_a_full_disk_leaves_the_earlier_state_whole(
     assert_equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
+def test_the_peak_is_that_of_saving_where_that_takes_most(
+    dataset: TileDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = loop.save_state
+
+    def greedy(*args: Any, **how: Any) -> Path:
+        held = torch.ones(10**8)
+        time.sleep(0.3)  # long enough to be seen
+        del held
+        return save(*args, **how)
+
+    monkeypatch.setattr(loop, "save_state", greedy)
+    assert run(dataset, tmp_path, steps=2, checkpoint_steps=1).peak_bytes > 4 * 10**8
+
+
 def test_a_signal_saves_a_state_that_goes_on_to_the_same_weights(
     dataset: TileDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zoo.train import loop
-
     run(dataset, tmp_path / "whole")
     seen = loop.any_process
     monkeypatch.setattr(loop, "any_process", lambda fabric, stop, due: seen(fabric, True, due))

@@ -157,23 +157,21 @@ def train(
             whole = gathered(weights, keep=first)
             about = {"train": config.model_dump(mode="json"), "identity": who, **(record or {})}
             if first:
-                with peak.paused():
-                    save_checkpoint(
-                        out / file,
-                        model,
-                        name=name,
-                        options=options or {},
-                        contract=dataset.contract,
-                        config=about,
-                        weights=whole,
-                    )
-                    save_adapter_if_lora(out / f"adapter-{file}", model, whole)
+                save_checkpoint(
+                    out / file,
+                    model,
+                    name=name,
+                    options=options or {},
+                    contract=dataset.contract,
+                    config=about,
+                    weights=whole,
+                )
+                save_adapter_if_lora(out / f"adapter-{file}", model, whole)
             return out / file
 
         def keep_state() -> None:
             at.scaler = {} if scaler is None else scaler.state_dict()
-            with peak.paused():
-                save_state(out / STATES, model, optimizer, average, at, who, write=first)
+            save_state(out / STATES, model, optimizer, average, at, who, write=first)
 
         tiles = CachedTiles(dataset) if config.cache_tiles else dataset
 
