@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from tests.zoo import page_example as example
 from tests.zoo.test_bench_parts import saved_results
-from zoo.bench import figures, report
+from zoo.bench import figures, report, tables
 from zoo.bench.leaderboard import Row, build_rows
 from zoo.bench.result import Result
 from zoo.bench.suite import ModelEntry, Suite
@@ -73,6 +74,30 @@ def test_a_long_name_goes_on_in_a_second_line_and_numbers_stay_whole() -> None:
 def test_the_table_of_a_bench_without_memory_and_rows_has_no_empty_column() -> None:
     (head,) = [line for line in written([row("m", 1, train_mb=None, quality={"auc": 0.9})], 80) if "model" in line]
     assert head.split() == ["rank", "model", "Dice", "[95", "%]", "AUC"]
+
+
+CLASSES = {f"dice_class_{index}": 0.5 + index / 100 for index in range(12)}
+
+
+def test_a_suite_of_classes_has_their_accuracy_and_mean_dice_in_every_table() -> None:
+    scores = {"auc": 0.973, "auc_rows": 0.971, "class_accuracy": 0.811, "mean_dice": 0.742, **CLASSES}
+    rows = [row("m", 1, quality=scores), row("allink", None, floor=True)]
+    wide, narrow = ("\n".join(written(rows, width)) for width in (140, 80))
+    page = tables.markdown(rows, "t", [])
+    assert "0.811" in wide and "0.811" in page and "0.742" in wide and "0.742" in page
+    assert "0.742" in narrow and "…" not in narrow
+    assert "| class accuracy | mean Dice |" in page
+    head, first, *_ = csv.reader(tables.csv_text(rows).splitlines())
+    assert [key for key in head if key.startswith("dice_class_")] == [*CLASSES]
+    assert first[head.index("dice_class_11")] == "0.61"
+    assert "mean Dice" not in tables.markdown(ROWS, "t", [])
+
+
+def test_the_dice_of_each_class_reaches_the_row_however_many_there_are(tmp_path: Path) -> None:
+    results = saved_results(tmp_path, {"m": 0.8}, blocks=60)
+    results = [one.model_copy(update={"quality": {**one.quality, **CLASSES}}) for one in results]
+    (found,) = build_rows(results, tmp_path, floors=[])
+    assert {key: value for key, value in found.quality.items() if key in CLASSES} == pytest.approx(CLASSES)
 
 
 def caption(results: list[Result], rows: list[Row] | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Budgets in words, and what more or less training does to the order: Dice by budget, and the pairs of models that change places."""
+"""Budgets in words, and what more or less training does to the order: Dice by budget, and who change places."""
 
 from __future__ import annotations
 

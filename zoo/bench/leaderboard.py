@@ -20,8 +20,9 @@ from zoo.train.given import given_weights
 QUALITY = (
     *("dice", "f05", "iou", "accuracy", "surface_dice", "pseudo_f", "centre_line_recall"),
     *("auc", "auc_blocks", "auc_rows", "ap", "ap_lift", "prevalence", "ece"),
-    *("class_accuracy", "mean_dice", "dice_class_0", "dice_class_1", "dice_class_2"),
+    *("class_accuracy", "mean_dice"),
 )
+"""Scores of every row, None where it has none. Of several classes `dice_class_0` and so on follow, one a class."""
 
 
 @dataclass
@@ -150,7 +151,7 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     if failed := max(run.spec.failed_trials for run in runs):
         row.warnings.append(f"{failed} of its trials failed, so it was tuned on fewer")
     row.times_scored = max(run.times_scored for run in good)
-    row.quality = {key: _mean([run.quality.get(key) for run in good]) for key in QUALITY}
+    row.quality = {key: _mean([run.quality.get(key) for run in good]) for key in (*QUALITY, *class_scores(good))}
     row.controls = {"false_ink_on_blank": _mean([run.controls.get("false_ink_on_blank") for run in good])}
     with_null = [run for run in good if run.controls.get("null_high") is not None]
     row.controls["null_high"] = _mean([run.controls["null_high"] for run in with_null])
@@ -169,6 +170,12 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     elif not (row.floor or row.control):
         row.failures, row.unchecked = _failures(row, good), _unchecked(row, floors)
     return row
+
+
+def class_scores(scored: Sequence[Result | Row]) -> list[str]:
+    """`dice_class_0`, `dice_class_1`, … of every class that any of these runs or rows has, in the classes' order."""
+    found = {key for one in scored for key in one.quality if key.startswith(_CLASS)}
+    return sorted(found, key=lambda key: int(key.removeprefix(_CLASS)))
 
 
 def _weights(spec: RunSpec, sources: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -198,6 +205,7 @@ def _given(spec: RunSpec) -> str:
         return ""
 
 
+_CLASS = "dice_class_"
 _COSTS = (
     *("parameters", "steps", "train_bytes", "inference_bytes", "memory_kind"),
     *("step_seconds", "train_seconds", "megapixels_per_second"),

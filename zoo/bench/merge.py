@@ -95,7 +95,7 @@ def _belongs(out: Path, run: str, suite: Suite, specs: Sequence[RunSpec], earlie
 
 
 def _asks_the_same(one: Suite, other: Suite) -> bool:
-    """Whether two suites differ in no more than which rows, folds, seeds, budgets and controls of one bench they run."""
+    """Whether two suites differ in no more than which rows, folds, seeds, budgets and controls of a bench they run."""
     rows = [{entry.label or entry.name: entry for entry in suite.models} for suite in (one, other)]
     shared = [suite.model_dump(exclude=_OF_A_PART) for suite in (one, other)]
     return shared[0] == shared[1] and all(rows[0][label] == rows[1][label] for label in rows[0].keys() & rows[1].keys())

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from zoo.bench.leaderboard import QUALITY, Row
+from zoo.bench.leaderboard import QUALITY, Row, class_scores
 from zoo.bench.result import write_whole
 from zoo.bench.shown import marked, over_floors, remarks
 
@@ -34,6 +34,8 @@ def _columns(row: Row) -> dict[str, str]:
         "controls": row.verdict,
         "Dice [95 %]": _number(row.dice) + interval,
         "over floors": _number(over_floors(row), "≥ {:+.3f}"),
+        "class accuracy": _number(row.quality.get("class_accuracy")),
+        "mean Dice": _number(row.quality.get("mean_dice")),
         "F0.5": _number(row.quality.get("f05")),
         "surface Dice": _number(row.quality.get("surface_dice")),
         "pseudo-F": _number(row.quality.get("pseudo_f")),
@@ -67,8 +69,8 @@ def rich_table(rows: Sequence[Row], title: str, width: int) -> Group:
     cells = [_columns(row) | {"rank": marked(row, _rank(row))} for row in rows]
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     shown = _shown(cells)
-    in_rows = "AUC in rows" if "AUC in rows" in shown else "AUC"
-    narrow = ("rank", "model", "Dice [95 %]", in_rows, "train MB")
+    second = next((name for name in ("mean Dice", "AUC in rows") if name in shown), "AUC")
+    narrow = ("rank", "model", "Dice [95 %]", second, "train MB")
     names = [name for name in shown if (name in narrow if width < _WIDE else name not in _PAGE_ONLY)]
     for name in names:
         if name == "model":
@@ -82,7 +84,13 @@ def rich_table(rows: Sequence[Row], title: str, width: int) -> Group:
 
 
 _WIDE = 110  # columns of a terminal from which on all that is meant for one is shown
-_BROKEN = {"over floors": "over\nfloors", "AUC in rows": "AUC\nin rows", "train MB": "train\nMB"}
+_BROKEN = {
+    "over floors": "over\nfloors",
+    "class accuracy": "class\naccuracy",
+    "mean Dice": "mean\nDice",
+    "AUC in rows": "AUC\nin rows",
+    "train MB": "train\nMB",
+}
 _PAGE_ONLY = (
     "controls",
     "F0.5",
@@ -125,14 +133,15 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     plain = [name for name in Row.__dataclass_fields__ if name not in _NESTED]
     floors = sorted({floor for row in rows for floor in row.above_floors})
+    scores = [*QUALITY[1:], *class_scores(rows)]
     writer.writerow(
-        [*plain, *_LISTS, *QUALITY[1:], *(f"above_{floor}_{end}" for floor in floors for end in ("lo", "hi"))]
+        [*plain, *_LISTS, *scores, *(f"above_{floor}_{end}" for floor in floors for end in ("lo", "hi"))]
     )
     for row in rows:
         differences = [row.above_floors.get(floor, {}).get(end) for floor in floors for end in ("lo", "hi")]
         lists = ("; ".join(getattr(row, name)) for name in _LISTS)
         writer.writerow(
-            [*(getattr(row, n) for n in plain), *lists, *(row.quality.get(k) for k in QUALITY[1:]), *differences]
+            [*(getattr(row, n) for n in plain), *lists, *(row.quality.get(k) for k in scores), *differences]
         )
     return stream.getvalue()
 
