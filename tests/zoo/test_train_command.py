@@ -54,13 +54,18 @@ def test_the_familys_settings_are_the_default_and_are_named(tmp_path: Path, caps
         assert any(line.startswith("scrap: ") and unknown in line for line in told.splitlines()), told
 
 
-def test_a_file_of_settings_takes_the_place_of_the_familys(tmp_path: Path, capsys) -> None:
+def test_a_file_of_settings_lies_over_the_familys_and_a_shipped_name_takes_its_place(tmp_path: Path, capsys) -> None:
     scrap, mine = write_fragment(tmp_path / "scrap"), tmp_path / "mine.yaml"
-    mine.write_text("minutes: 60\nclip_norm: null\n")
+    mine.write_text("minutes: 60\nclip_norm: null\nwarmup: 0.2\n")
     assert train_command(options(scrap, out=tmp_path / "out", config=str(mine))) == 0
-    assert f"settings: {mine}, and the command line" in capsys.readouterr().err
+    family = config_path("train", "depthcnn")
+    assert f"settings: {family}, over it {mine}, and the command line\n" in capsys.readouterr().err
     config = read_info(tmp_path / "out" / "last.safetensors")["config"]["train"]
-    assert (config["lr"], config["steps"], config["minutes"], config["clip_norm"]) == (1e-3, 1, None, None)
+    assert (config["lr"], config["warmup"], config["clip_norm"]) == (1.5e-3, 0.2, None)
+    assert (config["steps"], config["minutes"]) == (1, None)
+    assert train_command(options(scrap, out=tmp_path / "named", config="elunet")) == 0
+    assert f"settings: {config_path('train', 'elunet')}, and the command line\n" in capsys.readouterr().err
+    assert read_info(tmp_path / "named" / "last.safetensors")["config"]["train"]["lr"] == 2e-3
 
 
 def refused(given: TrainOptions, capsys: pytest.CaptureFixture[str]) -> str:

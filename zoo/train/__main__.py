@@ -16,9 +16,9 @@ from data_recipes.cli import run_cli
 class TrainOptions:
     """Train one model on fragments and keep it as one checkpoint file, OUT/last.safetensors.
 
-    Trains on all that is labelled, or leaves one fold out (--fold). Settings of --config are replaced by what is given
-    beside it. Ctrl-C keeps what was trained so far, and --resume goes on from there. The same command under torchrun
-    trains on many devices.
+    Trains on all that is labelled, or leaves one fold out (--fold). Settings of the model's family are replaced by
+    those of --config, and these by what is given beside it. Ctrl-C keeps what was trained so far, and --resume goes on
+    from there. The same command under torchrun trains on many devices.
     """
 
     model: Annotated[tyro.conf.Positional[str], arg(metavar="MODEL")]
@@ -35,8 +35,8 @@ class TrainOptions:
     out: Path | None = None
     """Folder for checkpoint and log. Default: runs/train/MODEL."""
     config: Annotated[str | None, arg(metavar="NAME|FILE.yaml")] = None
-    """Training settings by name from configs/train, or a YAML file. Default: those of the model's family, or its own
-    where it starts from weights that it is given."""
+    """A YAML file of training settings, which replace single ones of the model's family, or of its own where it starts
+    from weights that it is given; or, by name from configs/train, others in the place of these."""
     recipe: str = "edges_buckets_void"
     """Sampling recipe, by name or path."""
     samples: int | None = None

@@ -21,7 +21,7 @@ from data_recipes.split import Fold, leak_report
 from data_recipes.split_spec import SplitSpec, build_folds
 from data_recipes.tiles import InputContract, TileDataset, fit_contract
 from zoo.checkpoint import read_info
-from zoo.configs import config_path
+from zoo.configs import config_path, list_configs
 from zoo.device import resolve_device
 from zoo.registry import create_model, model_card, resolve_name
 from zoo.train.config import load_train_config
@@ -58,11 +58,9 @@ def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -
     source, started_from = _source(options, out, say)
     chosen = read_pairs(options.options, "--options")
     weights = str(source or (started_from or {}).get("path", "")) or given_weights(chosen, card.init_options)
-    settings = settings_file(name, card.family, pretrained=bool(weights))
-    if options.config:
-        settings = config_path("train", options.config)
+    settings = _settings(options.config, settings_file(name, card.family, pretrained=bool(weights)))
     config = load_train_config(
-        settings,
+        *settings,
         steps=options.steps,
         tiles_seen=options.tiles_seen,
         minutes=options.minutes,
@@ -106,7 +104,7 @@ def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -
     part = "" if trained == every else f" ({trained:,} of them trained)"
     begins = f"starts from {weights or 'random weights'}"
     say(f"{name}: {every:,} parameters{part}, {begins}, {depth} layers of {tile} px, on {device}")
-    say(f"settings: {settings or 'the defaults'}, and the command line")
+    say(f"settings: {', over it '.join(map(str, settings)) or 'the defaults'}, and the command line")
     for fragment in fragments.values():
         for note in fragment.notes:
             say(f"{fragment.name}: {note}")
@@ -189,6 +187,12 @@ def _warnings_as_lines(say: Callable[[str], None]) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
         yield
+
+
+def _settings(asked: str | None, of_the_model: Path | None) -> list[Path]:
+    """Files of settings, later ones over earlier: one's own lies over the model's, a shipped one takes its place."""
+    shipped = [] if of_the_model is None or asked in list_configs("train") else [of_the_model]
+    return shipped + ([] if asked is None else [config_path("train", asked)])
 
 
 def _source(options: TrainOptions, out: Path, say: Callable[[str], None]) -> tuple[Path | None, dict[str, Any] | None]:

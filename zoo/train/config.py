@@ -129,14 +129,15 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return read_yaml(Path(path), TrainConfig).model_dump(exclude_unset=True)
 
 
-def load_train_config(path: str | Path | None = None, **overrides: Any) -> TrainConfig:
-    """A configuration from a YAML file, or the defaults; every override that is not None replaces its field.
+def load_train_config(*paths: str | Path | None, **overrides: Any) -> TrainConfig:
+    """A configuration from YAML files, later ones over earlier ones, or the defaults; every override that is not None
+    replaces its field.
 
     Raises:
         FileNotFoundError, ValueError: as `read_settings`, of the overrides too.
     """
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
-        return TrainConfig.model_validate(merge_settings(read_settings(path) if path else {}, given))
+        return TrainConfig.model_validate(merge_settings(*(read_settings(path) for path in paths if path), given))
     except ValidationError as error:
         raise ValueError(describe(error, TrainConfig)) from None
