@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -237,6 +238,22 @@ def test_a_failed_run_is_the_last_row_with_its_reason(tmp_path: Path) -> None:
     (line,) = (line for line in page.splitlines() if "out of memory" in line)
     assert line.count(" | ") == page.splitlines()[2].count(" | ")
     assert "<i>" not in page
+
+
+HOSTILE = "![x](https://evil/t.png) <img src=x> [y](z) *b* `c` \\` a|b\n# h\u2028- i &lt;"
+
+
+def test_a_hostile_name_or_machine_is_plain_text_in_markdown() -> None:
+    row = leaderboard.Row(HOSTILE, HOSTILE, "failed", reason=HOSTILE)
+    page = tables.markdown([row], HOSTILE, [f"{HOSTILE}; torch 2"])
+    assert len(page.splitlines()) == 7  # title, table of one row, one line of caption, and what is between them
+    for line in (page.splitlines()[0], *page.splitlines()[-3:]):
+        assert not re.search(r"<|>|&(?!amp;|lt;|gt;)", line)
+        assert not re.search(r"(?<!\\)(?:\\\\)*[][*`]", line)
+    (cells,) = [line for line in page.splitlines() if "failed" in line]
+    assert len(re.findall(r"(?<!\\)\|", cells)) == len(re.findall(r"\|", page.splitlines()[2]))
+    for name in ("sam_vit_b", "unet3plus, enhanced, GLU", "my_package:build_it"):
+        assert f"| {name} |" in tables.markdown([leaderboard.Row(name, name, "ok")], "t", [])
 
 
 def test_a_result_survives_the_disk_and_a_broken_one_is_named(tmp_path: Path) -> None:

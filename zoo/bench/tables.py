@@ -116,15 +116,25 @@ def markdown(rows: Sequence[Row], title: str, caption: Sequence[str]) -> str:
     """The leaderboard as a Markdown page: a table, then what is needed to read it."""
     cells = [_columns(row) for row in rows]
     names = _shown(cells)
-    lines = [f"# {title}", "", "| " + " | ".join(names) + " |"]
+    lines = [f"# {_plain(title)}", "", "| " + " | ".join(names) + " |"]
     lines.append("|" + "|".join(":---" if name in ("model", "remarks") else "---:" for name in names) + "|")
-    lines += ["| " + " | ".join(_plain(row[name]) for name in names) + " |" for row in cells]
-    return "\n".join([*lines, "", *(f"- {line}" for line in caption), ""])
+    for row in cells:
+        written = (_plain(row[name]) if name in _FROM_OUTSIDE else row[name] for name in names)
+        lines.append("| " + " | ".join(written) + " |")
+    return "\n".join([*lines, "", *(f"- {_plain(line)}" for line in caption), ""])
+
+
+_FROM_OUTSIDE = ("model", "remarks")  # what comes from a file name, a card or an error; all else is numbers of ours
 
 
 def _plain(text: str) -> str:
-    """A cell that cannot break out of its table or start markup."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace("`", "'")
+    """Text on one line that cannot break out of its place or start markup: no HTML, link, picture, code or emphasis."""
+    return " ".join(text.splitlines()).translate(_ESCAPES)
+
+
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {sign: f"\\{sign}" for sign in "\\|[]*`"}
+)
 
 
 def csv_text(rows: Sequence[Row]) -> str:
