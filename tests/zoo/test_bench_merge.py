@@ -61,7 +61,7 @@ def test_a_run_that_both_made_counts_once(tmp_path: Path, capsys: pytest.Capture
     ("changed", "named"),
     [
         ({"tile": 64}, "tile"),
-        ({"letter_px": 256}, "letter_px"),
+        ({"letter_px": 128}, "letter_px"),
         ({"split": {"kind": "blocks", "parts": 3}}, "split"),
         ({"train": {"lr": 0.5}}, "settings of depthcnn_tiny"),
     ],

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from data_recipes.split_spec import build_folds
-from zoo.bench.suite import load_suite
+from zoo.bench.suite import ModelEntry, Suite, load_suite
+from zoo.configs import list_configs
 from zoo.registry import list_models
+from zoo.significance import LETTER_PITCH
 
+BOARDS = sorted(map(str, Path(__file__).resolve().parents[2].glob("benchmarks/boards/*.yaml")))
 SHAPE = 768, 1024  # of a phantom
 
 
@@ -35,6 +39,17 @@ def test_four_shots_include_the_one_and_all_else_is_alike(seed: int) -> None:
         assert suite.split.shot_px >= suite.tile
     assert [len(squares) for squares in drawn] == [1, 4]
     assert drawn[0] < drawn[1]
+
+
+@pytest.mark.parametrize("name", [*list_configs("suites"), *BOARDS])
+def test_blocks_are_as_wide_as_a_letter_phantoms_or_real(name: str) -> None:
+    suite = load_suite(name)
+    phantoms = bool(suite.data) and all(item.startswith("phantom:") for item in suite.data)
+    assert suite.letter_px == (128 if phantoms else LETTER_PITCH)
+
+
+def test_a_suite_that_does_not_say_takes_the_pitch_of_real_letters() -> None:
+    assert Suite(name="mine", about="a", models=[ModelEntry(name="sam")]).letter_px == LETTER_PITCH
 
 
 def test_a_line_is_held_out_with_a_tile_around_it_and_lines_on_both_sides_are_trained_on() -> None:
