@@ -30,6 +30,7 @@ from zoo.train.config import load_train_config
 from zoo.train.interrupt import TrainingInterrupted
 from zoo.train.log import read_log
 from zoo.train.loop import TrainingDiverged, TrainReport, train
+from zoo.train.report import check_same
 from zoo.train.state import states
 
 DEPTH, SIDE, TILE, STEPS = 4, 96, 32, 12
@@ -60,6 +61,7 @@ def run(
     model = create_model("depthcnn_tiny", depth=DEPTH, tile=TILE, width=4)
     config = load_train_config(**settings)
     how = {"resume": resume, "overwrite": overwrite, "say": say, "on_progress": on_progress}
+    how |= {"validation": dataset} if config.validate_every else {}
     return train(model, dataset, config, device="cpu", out=out, options={"width": 4}, **how)
 
 
@@ -205,6 +207,46 @@ def test_an_unfinished_run_is_neither_overwritten_nor_gone_on_with_under_other_s
     with pytest.raises(ValueError, match=r"other settings: lr was 0\.001, is 0\.5; give those, or another --out"):
         run(dataset, tmp_path, resume=True, lr=0.5)
     assert len(states(tmp_path / "state")) == 1
+
+
+def test_a_state_of_another_precision_other_tasks_or_more_processes_is_named(
+    dataset: TileDataset, tmp_path: Path, stop_in_step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_in_step(5, Killed())
+    with pytest.raises(Killed):
+        run(dataset, tmp_path, checkpoint_steps=3, precision="auto")
+    (path,) = states(tmp_path / "state")
+    here = loop.training_precision
+    other = {"fp32": "bf16", "bf16": "fp32"}
+    monkeypatch.setattr(loop, "training_precision", lambda *given: other[here(*given)])
+    with pytest.raises(ValueError, match=r"other settings: computed in was '\w+', is '\w+'; give those"):
+        run(dataset, tmp_path, resume=True, precision="auto")
+
+    model, fragments = create_model("depthcnn_tiny", depth=DEPTH, tile=TILE), {"noise": dataset.fragments[0]}
+    whos = [
+        state.identity(
+            "plain", {}, model, TileDataset(fragments, dataset.table, dataset.contract, tasks), {}, **machine
+        )
+        for tasks, machine in (
+            ({"noise": 0}, {"precision": "fp32", "processes": 1}),
+            ({"noise": 1}, {"precision": "fp32", "processes": 2}),
+        )
+    ]
+    with pytest.raises(ValueError, match=r"tasks was {'noise': 0}, is {'noise': 1}; processes was 1, is 2; give those"):
+        check_same(*whos, tmp_path)
+    older = {key: value for key, value in whos[0].items() if key not in ("tasks", "processes", "computed in")}
+    check_same(older, whos[1], tmp_path)  # of a version that did not write them down
+    assert path.exists()
+
+
+def test_starting_anew_leaves_nothing_of_the_run_before(dataset: TileDataset, tmp_path: Path) -> None:
+    run(dataset, tmp_path, steps=2, tensorboard=True, validate_every=1)
+    (tmp_path / "adapter-best.safetensors").touch()
+    (tmp_path / "notes.txt").touch()
+    assert {"best.safetensors", "tensorboard"} < {path.name for path in tmp_path.iterdir()}
+    run(dataset, tmp_path, steps=2, overwrite=True)
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"last.safetensors", "finished.json", "log.jsonl", "notes.txt"}
 
 
 def test_a_full_disk_leaves_the_earlier_state_whole(

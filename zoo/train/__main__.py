@@ -81,9 +81,10 @@ class TrainOptions:
     ram: Annotated[str | None, arg(metavar="SIZE|free")] = None
     """The same on a CPU, for the memory of this process. Processes that read tiles (--workers) come on top."""
     resume: bool = False
-    """Go on with the unfinished run in OUT, to the weights that it would have had without the stop."""
+    """Go on with the unfinished run in OUT, to the weights that it would have had without the stop; under --minutes,
+    whose number of steps nobody can repeat, to the same minutes in all."""
     overwrite: bool = False
-    """Start anew where OUT holds a run already."""
+    """Start anew where OUT holds a run already; its states, checkpoints and TensorBoard files are removed."""
     start_from: Path | None = None
     """Start with the weights of this checkpoint, as far as they fit; what does not, and what of this run's held-out
     pixels they have seen, is named."""

@@ -29,12 +29,12 @@ from zoo.train.engine import rank
 from zoo.train.given import given_weights, read_pairs, read_tasks, settings_file, with_tasks
 from zoo.train.interrupt import TrainingInterrupted
 from zoo.train.laps import laps_table
-from zoo.train.loop import STATES, train
+from zoo.train.loop import train
 from zoo.train.plan import forget, held_to, keep, plan_batches, recall, room
 from zoo.train.progress import show_progress
 from zoo.train.report import finished_report
 from zoo.train.start import keep_source, recall_source, source_of, start_from
-from zoo.train.state import find_state, states
+from zoo.train.state import STATES, find_state, states
 
 if TYPE_CHECKING:
     from zoo.train.__main__ import TrainOptions
@@ -78,8 +78,8 @@ def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -
     )
     check_writable(out)
     if not (options.resume or options.overwrite):  # before the plan of the run that is there would be replaced
-        find_state(out / STATES, {}, resume=False, overwrite=False, say=say)
-        finished_report(out, {}, resume=False, overwrite=False)
+        find_state(out / STATES, {}, resume=False, say=say)
+        finished_report(out, {}, resume=False)
     if source:
         read_info(source)  # before the data is read: a wrong path must show at once
 

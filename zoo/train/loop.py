@@ -43,11 +43,20 @@ from zoo.train.log import RunLog, curve, mean_of, read_log
 from zoo.train.optim import make_optimizer, schedule
 from zoo.train.progress import Progress
 from zoo.train.report import TrainingDiverged, TrainReport, finished_report, keep_report
-from zoo.train.state import Counters, drop_states, find_state, gathered, identity, load_state, save_state
+from zoo.train.state import (
+    STATES,
+    Counters,
+    clear_run,
+    drop_states,
+    find_state,
+    gathered,
+    identity,
+    load_state,
+    save_state,
+)
 from zoo.train.step import batch_loss, in_float32, micro_batches, put_back
 from zoo.train.validate import validate
 
-STATES = "state"
 _MOST_SKIPPED = 30  # steps in a row: an overflow of 2¹⁶, the scale that fp16 starts with, is over after 16
 _MEMORY_ADVICE = "use a smaller batch, tile or depth, bf16, or a smaller variant of the model"
 
@@ -76,7 +85,7 @@ def train(
         validation: tiles left out, for `config.validate_every`; the best of them is kept as `out`/best.safetensors.
         resume: go on from the newest whole state in `out`/state; from the beginning where there is none; a run that has
             ended is left as it is.
-        overwrite: start anew where `out` holds a run.
+        overwrite: start anew where `out` holds a run, of which nothing is left.
         parallel: how several processes share the work, see `zoo.train.engine.make_fabric`.
         profile: measure what a step's time goes to; on a GPU this waits after each part, and costs a little.
         say: takes a line on what was decided on the way (a state that was damaged, a smaller micro-batch).
@@ -105,12 +114,16 @@ def train(
     if first:
         remove_partials(out)
         remove_partials(out / STATES)
-    who = identity(name, options or {}, model, dataset, config.deciding())
-    ended = finished_report(out, who, resume=resume, overwrite=overwrite)
-    if ended is not None:
-        say(f"{out} holds this run, and it has ended; nothing is left to do")
-        return ended
-    found = find_state(out / STATES, who, resume=resume, overwrite=overwrite, say=say)
+    who = identity(
+        name, options or {}, model, dataset, config.deciding(), precision=precision, processes=fabric.world_size
+    )
+    found = None
+    if not overwrite:
+        ended = finished_report(out, who, resume=resume)
+        if ended is not None:
+            say(f"{out} holds this run, and it has ended; nothing is left to do")
+            return ended
+        found = find_state(out / STATES, who, resume=resume, say=say)
     if found is not None:
         say(f"going on after step {found[1].step}, from {found[0].name}")
     elif resume:
@@ -123,6 +136,10 @@ def train(
     at.micro_batch = min(at.micro_batch, asked)
     loss_of = make_loss(config.loss, smoothing=config.smoothing, classes=model.classes)
     step_flops = None if config.flops is None else _step_flops(model, dataset, config)
+    if overwrite:
+        if first:
+            clear_run(out)
+        fabric.barrier()  # or it could remove what another process has begun to write
     laps = Laps(device, enabled=profile)
     times: list[float] = []
 

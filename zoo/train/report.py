@@ -60,17 +60,18 @@ def keep_report(out: Path, report: TrainReport, who: Mapping[str, Any]) -> None:
         partial.write_text(json.dumps({"who": dict(who), "report": report.as_dict()}, indent=1), encoding="utf-8")
 
 
-def finished_report(out: Path, who: Mapping[str, Any], *, resume: bool, overwrite: bool) -> TrainReport | None:
+def forget_report(out: Path) -> None:
+    """Remove what `keep_report` left."""
+    (out / _FILE).unlink(missing_ok=True)
+
+
+def finished_report(out: Path, who: Mapping[str, Any], *, resume: bool) -> TrainReport | None:
     """The report of the run that has ended in `out`, where it is to be resumed; None where there is none.
 
-    With `overwrite` the word that it has ended is removed, for a run that starts anew.
-
     Raises:
-        ValueError: a run has ended there and is neither to be resumed nor overwritten, or has other settings.
+        ValueError: a run has ended there and is not to be resumed, or has other settings.
     """
     path = out / _FILE
-    if overwrite:
-        path.unlink(missing_ok=True)
     if not path.is_file():
         return None
     try:
@@ -85,9 +86,8 @@ def finished_report(out: Path, who: Mapping[str, Any], *, resume: bool, overwrit
 
 
 def check_same(was: Mapping[str, Any], who: Mapping[str, Any], out: Path) -> None:
-    """Raise ValueError that names every setting in which two runs differ."""
-    differ = [
-        f"{key} was {was.get(key)!r}, is {who.get(key)!r}" for key in {**was, **who} if was.get(key) != who.get(key)
-    ]
+    """Raise ValueError that names every setting in which two runs differ; what the older one does not tell is passed
+    over."""
+    differ = [f"{key} was {value!r}, is {who.get(key)!r}" for key, value in was.items() if who.get(key) != value]
     if differ:
         raise ValueError(f"{out} holds a run with other settings: {'; '.join(differ)}; give those, or another --out")

@@ -21,10 +21,12 @@ from data_recipes.tiles import TileDataset
 from zoo.checkpoint import write_tensors
 from zoo.models.base import InkModel
 from zoo.models.layers import in_full
-from zoo.train.report import check_same
+from zoo.train.report import check_same, forget_report
 
+STATES = "state"  # the folder of a run's states in its own
 FORMAT = "inkzoo-training-state"
 KEEP = 2  # the newest and the one before it, should the newest turn out damaged
+_OF_A_RUN = ("last.safetensors", "best.safetensors", "adapter-*.safetensors", "tensorboard/events.out.tfevents.*")
 _MODEL, _AVERAGE, _OPTIMIZER = "model/", "average/", "optimizer/"
 
 
@@ -52,9 +54,17 @@ class Counters:
 
 
 def identity(
-    name: str, options: Mapping[str, Any], model: InkModel, dataset: TileDataset, deciding: Mapping[str, Any]
+    name: str,
+    options: Mapping[str, Any],
+    model: InkModel,
+    dataset: TileDataset,
+    deciding: Mapping[str, Any],
+    *,
+    precision: str,
+    processes: int,
 ) -> dict[str, Any]:
-    """What a state must have been saved under to be gone on from: model, tiles, contract and settings."""
+    """What a state must have been saved under to be gone on from: model, tiles and tasks, contract, settings, and what
+    became of them on this machine: the precision that `auto` is here, and how many processes share a step."""
     table, digest = dataset.table, hashlib.sha256()
     for column in (table.fragment, table.y, table.x):
         digest.update(column.tobytes())
@@ -68,6 +78,9 @@ def identity(
                 "classes": model.classes,
                 "contract": dataset.contract.model_dump(mode="json"),
                 "tiles": f"{len(table)} of {', '.join(table.fragments)}, {digest.hexdigest()[:12]}",
+                "tasks": dataset.tasks,
+                "computed in": precision,
+                "processes": processes,
                 **deciding,
             }
         )
@@ -133,18 +146,23 @@ def drop_states(folder: Path) -> None:
         folder.rmdir()
 
 
+def clear_run(out: Path) -> None:
+    """Remove what another run left in a folder, for one that starts anew: its word that it has ended, states and
+    checkpoints, and what TensorBoard shows of it. What else lies there stays."""
+    forget_report(out)
+    for path in (path for pattern in _OF_A_RUN for path in out.glob(pattern)):
+        path.unlink(missing_ok=True)
+    drop_states(out / STATES)
+
+
 def find_state(
-    folder: Path, who: Mapping[str, Any], *, resume: bool, overwrite: bool, say: Callable[[str], None]
+    folder: Path, who: Mapping[str, Any], *, resume: bool, say: Callable[[str], None]
 ) -> tuple[Path, Counters] | None:
     """The newest whole state of a folder and its counters; None where there is none. Damaged ones are named in `say`.
-
-    With `overwrite` what is there is removed.
 
     Raises:
         ValueError: there is one, and it is not to be resumed; or it is of a run with other settings.
     """
-    if overwrite:
-        drop_states(folder)
     there = states(folder)
     if there and not resume:
         raise ValueError(
