@@ -96,6 +96,13 @@ def test_one_row_that_starts_from_two_checkpoints_is_refused() -> None:
         check_comparable({"a": (made, specs), "b": (made, other)})
 
 
+def test_runs_that_were_scored_in_different_ways_are_not_put_together() -> None:
+    made, specs = planned()
+    before = [spec.model_copy(update={"scoring": spec.scoring - 1}) for spec in specs]
+    with pytest.raises(ValueError, match="a and b cannot be compared: scoring differ"):
+        check_comparable({"a": (made, specs), "b": (made, before)})
+
+
 def test_other_machines_and_places_are_no_difference() -> None:
     made, specs = planned()
     moved = [spec.model_copy(update={"data": ["elsewhere"], "device": "cuda"}) for spec in specs]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.zoo.test_bench_parts import counts, fragment, plan, suite
 from zoo.bench.budgets import by_budget
-from zoo.bench.plan import RunSpec, scaled
+from zoo.bench.plan import SCORING, RunSpec, scaled
 from zoo.bench.result import Result
 from zoo.bench.score import BLOCK_FILE
 from zoo.bench.suite import ModelEntry
@@ -147,9 +147,17 @@ def test_everything_trained_runs_at_every_budget_under_its_own_name() -> None:
 def test_usual_runs_keep_the_folders_that_they_had_before_there_were_trials_and_budgets() -> None:
     spec = planned()[0]
     said = spec.model_dump(mode="json")
-    for key in ("classes", "labels_turned", "budget", "trial", "tried", "failed_trials", "start_from", "start_sha256"):
+    later = ("classes", "labels_turned", "budget", "trial", "tried", "failed_trials", "start_from", "start_sha256")
+    for key in (*later, "scoring"):
         del said[key]
     assert spec.digest == hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    assert RunSpec(**said).digest == spec.digest, "a file from before them is the same run"
+
+
+def test_a_run_that_is_scored_in_another_way_is_another_run() -> None:
+    spec = planned()[0]
+    assert spec.scoring == SCORING
+    assert spec.model_copy(update={"scoring": SCORING + 1}).digest != spec.digest
 
 
 def run_at(out: Path, qualities: dict[str, tuple[float, float]]) -> list[Result]:

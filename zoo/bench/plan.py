@@ -27,7 +27,11 @@ from zoo.train.given import given_weights
 TURNED = "labels turned"
 """What a row is called that was trained and scored on turned labels, after its model."""
 
-_LATER = {
+SCORING = 1
+"""How maps are scored. Raised whenever the same map would get another score, null or block counts (`zoo.bench.score`,
+`zoo.bench.floors`, `zoo.metrics`): runs of either are run anew, and not put into one leaderboard."""
+
+_OMITTED_AT = {
     "classes": 1,
     "labels_turned": False,
     "budget": 1.0,
@@ -35,7 +39,10 @@ _LATER = {
     "tried": {},
     "failed_trials": 0,
     "start_sha256": "",
+    "scoring": 1,
 }
+"""Fields that were added since there are runs, and the value at which the digest leaves them out: what a run from
+before them was, so that it keeps its folder."""
 
 RectLists = dict[str, list[RectSpec]]
 
@@ -83,6 +90,8 @@ class RunSpec(BaseModel):
     start_from: str = ""
     """Path of the checkpoint whose weights it starts from; what counts is their digest."""
     start_sha256: str = ""
+    scoring: int = 1
+    """By which `SCORING` it is scored; 1 where a file does not say."""
 
     @property
     def control(self) -> bool:
@@ -97,8 +106,8 @@ class RunSpec(BaseModel):
     @property
     def digest(self) -> str:
         said = self.model_dump(mode="json", exclude={"start_from"})
-        for key, usual in _LATER.items():  # runs from before there was anything else keep their folders
-            if said[key] == usual:
+        for key, omitted in _OMITTED_AT.items():
+            if said[key] == omitted:
                 del said[key]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
@@ -204,6 +213,7 @@ def plan_runs(
                         device=device,
                         start_from=starts[entry.label][0],
                         start_sha256=starts[entry.label][1],
+                        scoring=SCORING,
                     )
                 )
     own = [run for run in runs if not run.floor]
