@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.zoo.test_bench_parts import counts, fragment, plan, suite
+from zoo.bench import command
 from zoo.bench.budgets import by_budget
+from zoo.bench.expect import print_plan
 from zoo.bench.plan import SCORING, RunSpec, scaled
 from zoo.bench.result import Result
 from zoo.bench.score import BLOCK_FILE
@@ -105,6 +109,24 @@ def test_each_row_and_fold_takes_what_won_there_for_all_its_seeds_budgets_and_co
             assert spec.train["lr"] == (3e-4 if spec.fold == folds[0] else 1e-4)
             assert spec.tried == {"lr": [1e-4, 3e-4], "warmup": [0.1]}
             assert spec.train["steps"] == before.train["steps"]
+
+
+def test_a_dry_run_knows_the_finished_runs_of_a_sweep_once_its_trials_have_ended(tmp_path: Path) -> None:
+    specs = planned()
+    made = trials(specs, GRID)
+    results = [scored(trial, 0.9 if trial.train["lr"] == 3e-4 else 0.5) for trial in made]
+    for result in results[:-1]:
+        result.save(tmp_path / "runs" / result.run_id)
+    assert command._tuned(specs, made, tmp_path, GRID) == specs
+    results[-1].save(tmp_path / "runs" / results[-1].run_id)
+    best = with_the_best(specs, results, GRID)
+    for spec in best:
+        scored(spec, 0.7).save(tmp_path / "runs" / spec.run_id)
+    tuned = command._tuned(specs, made, tmp_path, GRID)
+    assert tuned == best != specs
+    said = io.StringIO()
+    print_plan([*made, *tuned], tmp_path, Console(file=said, width=120), here=False)
+    assert said.getvalue().count("finished before, kept") == len(made) + len(specs)
 
 
 def test_a_trial_of_budgets_keeps_the_multiples() -> None:

@@ -24,9 +24,9 @@ from zoo.bench.merge import keep_record
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.report import make_console, report
 from zoo.bench.result import Result
-from zoo.bench.runner import run_all
+from zoo.bench.runner import finished, run_all
 from zoo.bench.suite import ModelEntry, Suite, load_suite
-from zoo.bench.sweep import read_sweep, trials, with_the_best
+from zoo.bench.sweep import Grid, read_sweep, trials, with_the_best
 from zoo.configs import list_configs
 from zoo.device import resolve_device
 from zoo.registry import list_families, list_models, model_card
@@ -70,7 +70,7 @@ def bench(options: BenchOptions) -> int:
     refuse_test_phantoms(fragments, {name for spec in specs for name in (*spec.train_rects, *spec.calibration_rects)})
     _announce(console, suite, specs, fragments, device, out)
     if options.dry_run:
-        print_plan([*tuning, *specs], out, console, here=not on_cluster)
+        print_plan([*tuning, *_tuned(specs, tuning, out, suite.sweep)], out, console, here=not on_cluster)
         return 0
 
     def run(planned: list[RunSpec]) -> list[Result]:
@@ -89,6 +89,12 @@ def bench(options: BenchOptions) -> int:
         raise
     report(results, fragments, suite, out, console, own_data=bool(options.data), pictures=options.pictures)
     return 0 if all(result.status == "ok" for result in results) else 1
+
+
+def _tuned(specs: list[RunSpec], tuning: Sequence[RunSpec], out: Path, grid: Grid) -> list[RunSpec]:
+    """The runs as they will be: with what won their trials once all of these have finished, before that as they are."""
+    ended = [result for trial in tuning if (result := finished(out / "runs" / trial.run_id))]
+    return with_the_best(specs, ended, grid) if len(ended) == len(tuning) else specs
 
 
 @contextmanager
