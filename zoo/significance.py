@@ -20,7 +20,7 @@ from zoo.metrics import BlockScores, as_maps, auc, block_sum
 LETTER_PITCH = 256
 MAX_LEVELS = 2048
 RESAMPLES = 1000
-ALIVE = 1 / 3
+ALIVE = 0.5
 """Share of the models' variance over seeds that a floor must have for its scatter to say something of theirs."""
 _SEED = 20230412
 
@@ -191,8 +191,8 @@ def scatter(models: Sequence[Scores], floors: Sequence[Scores] = ()) -> Scatter:
     models alone say too little of it (methods: two-way layout with interaction, folds × configurations).
 
     Args:
-        floors: trained like the models, but not among what is ranked. One takes part if its variance over seeds is a
-            third of the models' or more: a floor that calls everything ink repeats itself whatever it is trained on,
+        floors: trained like the models, but not among what is ranked. One takes part if its variance over seeds is half
+            of the models' or more: a floor that calls everything ink repeats itself whatever it is trained on,
             and tells nothing of how models scatter.
     """
     least = ALIVE * float(np.mean([_of_seeds(one) for one in models])) if models else 0.0
