@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -33,7 +32,6 @@ from data_recipes.cli import run_cli
 LEAST_CONFIGURATIONS, LEAST_SEEDS = 10, 3
 RESAMPLES = 2000
 SCORES = {"dice": "Dice", "auc_blocks": "AUC of 16-px blocks"}
-_SEEDS = re.compile(r"; seeds (\d+(?:, \d+)*);")
 
 
 @dataclass(frozen=True)
@@ -83,12 +81,11 @@ def read_board(path: Path) -> Board:
         rows = [row for row in content["rows"] if not row["floor"] and not row.get("control") and row["runs"]]
         most = max((row["runs"] for row in rows), default=0)
         kept = {row["label"]: row for row in rows if row["runs"] == most}
-        caption = " ".join(content["caption"])
+        seeds = len(content.get("seeds", []))
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: is not a leaderboard.json as zoo.bench writes it ({error!r})") from None
-    said = _SEEDS.search(caption)
     name = file.parent.name if file.name == "leaderboard.json" else file.stem
-    return Board(name, kept, len(said[1].split(", ")) if said else 0)
+    return Board(name, kept, seeds)
 
 
 def report(first: Board, second: Board, keys: list[str]) -> str:
@@ -121,16 +118,16 @@ def _of_score(what: str, first: Board, second: Board, scores: Mapping[str, tuple
     enough = len(scores) >= LEAST_CONFIGURATIONS
     interval = f"95 % [{found.lo:+.2f}, {found.hi:+.2f}], p {found.p:.3f}" if enough else "no interval of so few"
     lines = [f"{what}: Kendall's τ-b {found.tau:+.2f}, {interval}"]
-    turned, tied = [], 0
+    discordant, tied = [], 0
     for one, other in combinations(sorted(scores, key=lambda label: -scores[label][0]), 2):
         (x, y), (other_x, other_y) = scores[one], scores[other]
         tied += x == other_x or y == other_y
         if (x - other_x) * (y - other_y) < 0:
             sure = "; told apart in both" if all(_told_apart(board, one, other) for board in (first, second)) else ""
-            turned.append(f"  {one} above {other}: {x:.3f} > {other_x:.3f}, but {y:.3f} < {other_y:.3f}{sure}")
+            discordant.append(f"  {one} above {other}: {x:.3f} > {other_x:.3f}, but {y:.3f} < {other_y:.3f}{sure}")
     pairs = len(scores) * (len(scores) - 1) // 2
-    lines.append(f"{len(turned)} of {pairs} pairs stand the other way round in {second.name}; {tied} are tied in one")
-    return [*lines, *turned, verdict(found, first, second, len(scores))]
+    lines.append(f"{len(discordant)} of {pairs} pairs are discordant; {tied} are tied in one")
+    return [*lines, *discordant, verdict(found, first, second, len(scores))]
 
 
 def _told_apart(board: Board, one: str, other: str) -> bool:

@@ -50,6 +50,7 @@ def report(
     caption = [*_caption(results, rows, suite, floors), *budgets.lines()]
     good = next((result for result in results if result.status == "ok"), None)
     meta = {"suite": suite.model_dump(mode="json"), "environment": good.environment if good else {}}
+    meta |= {"folds": _folds(results), "seeds": _seeds(results), "floors": floors}
     meta |= {"budgets": budgets.as_dict()} if budgets.dice else {}
     write_leaderboard(rows, out, title=title, caption=caption, meta=meta)
     write_page(rows, results, fragments, out, title=title, caption=caption, meta=meta, pictures=pictures)
@@ -95,15 +96,14 @@ def _floors(results: Sequence[Result], suite: Suite) -> list[str]:
 
 def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floors: Sequence[str]) -> list[str]:
     spec = results[0].spec
-    seeds = sorted({result.spec.seed for result in results})
-    folds = sorted({result.spec.fold for result in results})
+    seeds, folds = _seeds(results), _folds(results)
     good = [result for result in results if result.status == "ok"]
     lines = [
         "rank: 1 is the group that cannot be told from the best Dice, in which the least training memory is first; "
         "every pair is compared on the same runs, with what blocks of "
         f"{suite.letter_px} px{', seeds' if len(seeds) > 1 else ''}{' and folds' if len(folds) > 1 else ''} scatter, "
         "Holm over the pairs; no rank where fewer than 30 blocks hold or are given ink",
-        *([f"no rank: {few} hold ink or are given it"] if (few := too_few_blocks(rows)) else []),
+        *_blocks(rows, suite),
         *(["one seed: how much training itself scatters is not in the intervals"] if len(seeds) == 1 else []),
         *(
             ["labels turned: trained and scored on labels turned by 180°; what scores there is a leak, or layout"]
@@ -136,6 +136,23 @@ def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floor
         if told := _by_fold(good, _ink):
             lines.append(f"ink: {told} of the pixels that count")
     return lines
+
+
+def _folds(results: Sequence[Result]) -> list[str]:
+    return sorted({result.spec.fold for result in results})
+
+
+def _seeds(results: Sequence[Result]) -> list[int]:
+    return sorted({result.spec.seed for result in results})
+
+
+def _blocks(rows: Sequence[Row], suite: Suite) -> list[str]:
+    """How many letter blocks the ranks rest on, or that there are too few for any."""
+    if few := too_few_blocks(rows):
+        return [f"no rank: {few} hold ink or are given it"]
+    blocks = max((row.blocks for row in rows if row.blocks is not None), default=None)
+    told = f"blocks: the ranks rest on {blocks} whole ones of {suite.letter_px} px that hold ink or are given it"
+    return [] if blocks is None else [told]
 
 
 def _budget(results: Sequence[Result]) -> list[str]:

@@ -46,13 +46,19 @@ class Budgets(_Whole):
 
 
 class Leaderboard(_Whole):
-    """leaderboard.json: what was compared, and a row a configuration, in the order of the table."""
+    """leaderboard.json: what was compared, and a row a configuration, in the order of the table.
+
+    `folds`, `seeds` and `floors` are what ran, by name; `suite` is what was asked for.
+    """
 
     schema_version: Literal[1]
     title: str
     caption: list[str]
     suite: Suite
     environment: dict[str, Any]
+    folds: list[str] = []
+    seeds: list[int] = []
+    floors: list[str] = []
     budgets: Budgets | None = None
     rows: list[Row]
 
