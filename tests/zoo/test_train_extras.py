@@ -22,7 +22,8 @@ from zoo import create_model
 from zoo.adapter import load_adapter
 from zoo.checkpoint import load_checkpoint
 from zoo.metrics import InkHistogram
-from zoo.models.base import InkModel
+from zoo.models.base import Heads, InkModel
+from zoo.models.depthcnn import DepthCNN
 from zoo.train import loop
 from zoo.train.average import averaged_weights, make_average, update_average
 from zoo.train.config import TrainConfig, load_train_config
@@ -30,8 +31,9 @@ from zoo.train.laps import Laps, laps_table
 from zoo.train.log import read_log
 from zoo.train.loop import TrainReport, train
 from zoo.train.optim import make_optimizer, schedule
+from zoo.train.progress import Progress
 from zoo.train.start import start_from
-from zoo.train.validate import Validation, validate
+from zoo.train.validate import Validation, holds_ink, validate
 
 DEPTH, SIDE, TILE = 4, 128, 32
 
@@ -79,7 +81,7 @@ def run(halves, out: Path, **fields: Any) -> TrainReport:
 def test_validation_counts_every_tile_once_and_leaves_the_model_training(halves) -> None:
     _, right = halves
     model = small_model().train()
-    score = validate(Fabric(accelerator="cpu", devices=1), model, right, config(batch_size=4))
+    score = validate(Fabric(accelerator="cpu", devices=1), model, right, config(batch_size=4), at_once=3)
     assert model.training
     histogram = InkHistogram()
     with torch.no_grad():
@@ -120,6 +122,41 @@ def test_validation_without_tiles_left_out_is_refused(halves, tmp_path: Path) ->
         train(small_model(), halves[0], config(validate_every=2), device="cpu", out=tmp_path)
     with pytest.raises(ValueError, match="patience=3 counts validations"):
         config(patience=3)
+
+
+def test_tiles_without_ink_to_validate_on_are_refused_before_the_first_step(halves, tmp_path: Path) -> None:
+    left, right = halves
+    ink = [bool(((item := right[row])["label"].bool() & item["mask"]).any()) for row in range(len(right))]
+    assert holds_ink(right) and not all(ink)
+    bare = TileDataset({"bright": right.fragments[0]}, right.table[~np.array(ink)], right.contract)
+    seen: list[Progress] = []
+    with pytest.raises(ValueError, match="the tiles to validate on hold no ink"):
+        train(
+            small_model(),
+            left,
+            config(validate_every=2),
+            device="cpu",
+            out=tmp_path,
+            validation=bare,
+            on_progress=seen.append,
+        )
+    assert not seen and not list(tmp_path.iterdir())
+
+
+def test_validation_computes_as_many_tiles_at_once_as_training_came_down_to(
+    halves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads, sizes = DepthCNN.heads, []
+
+    def spy(self: DepthCNN, volume: torch.Tensor, task: torch.Tensor | None = None) -> Heads:
+        if self.training and len(volume) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        sizes.append(len(volume))
+        return heads(self, volume, task)
+
+    monkeypatch.setattr(DepthCNN, "heads", spy)
+    assert run(halves, tmp_path, steps=1, validate_every=1).micro_batch == 2
+    assert max(sizes) == 2
 
 
 def test_tensorboard_holds_the_scalars_of_the_log_and_the_tiles(halves, tmp_path: Path) -> None:

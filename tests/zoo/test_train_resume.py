@@ -26,6 +26,7 @@ from zoo.checkpoint import load_checkpoint
 from zoo.models.base import Heads
 from zoo.models.depthcnn import DepthCNN
 from zoo.train import loop, state
+from zoo.train.batches import Batches
 from zoo.train.config import load_train_config
 from zoo.train.interrupt import TrainingInterrupted
 from zoo.train.log import read_log
@@ -142,6 +143,20 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_from_before_and_can_be_gon
     assert all(value.isfinite().all() for value in weights(tmp_path / "cut").values())
     run(dataset, tmp_path / "cut", resume=True)
     assert_equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_a_loss_that_is_not_finite_names_the_tiles_of_every_process(
+    dataset: TileDataset, tmp_path: Path, stop_in_step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_in_step(3, float("nan"))
+    make = loop.make_loader
+    monkeypatch.setattr(loop, "make_loader", lambda *given, **how: make(*given, **{**how, "rank": 1, "processes": 2}))
+    monkeypatch.setattr(loop, "augment", lambda batch, *_, **__: batch)
+    with pytest.raises(TrainingDiverged) as caught:
+        run(dataset, tmp_path)
+    rows = dataset.table[np.array(next(iter(Batches(len(dataset), 4, seed=0, first=2))))]
+    tiles = "; ".join(f"noise {y},{x}" for y, x in zip(rows.y, rows.x, strict=True))
+    assert f"in step 3 (use a lower --lr, or fp32); its tiles: {tiles}; " in str(caught.value)
 
 
 def test_out_of_memory_halves_the_batch_at_once_and_keeps_that_of_the_step(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -34,7 +35,7 @@ from zoo.memory import PeakMemory, one_memory_error, out_of_memory
 from zoo.models.base import InkModel
 from zoo.models.layers import in_full
 from zoo.train.average import averaged_weights, make_average, update_average
-from zoo.train.batches import make_loader, step_seed, to_device
+from zoo.train.batches import Batches, make_loader, step_seed, to_device
 from zoo.train.config import TrainConfig
 from zoo.train.engine import Parallel, make_fabric, training_precision
 from zoo.train.interrupt import TrainingInterrupted, any_process
@@ -55,7 +56,7 @@ from zoo.train.state import (
     save_state,
 )
 from zoo.train.step import batch_loss, in_float32, micro_batches, put_back
-from zoo.train.validate import validate
+from zoo.train.validate import holds_ink, validate
 
 _MOST_SKIPPED = 30  # steps in a row: an overflow of 2¹⁶, the scale that fp16 starts with, is over after 16
 _MEMORY_ADVICE = "use a smaller batch, tile or depth, bf16, or a smaller variant of the model"
@@ -104,6 +105,8 @@ def train(
         raise ValueError("there is not one tile to train on: check label and papyrus, or loosen the recipe")
     if config.validate_every and not (validation is not None and len(validation)):
         raise ValueError(f"validate_every={config.validate_every}, but no tiles are left out to validate on")
+    if config.validate_every and validation and not holds_ink(validation):
+        raise ValueError("the tiles to validate on hold no ink, so AP says nothing; take another --fold")
     if parallel == "fsdp" and (config.ema or config.average_last):
         raise ValueError("ema and average_last need the whole weights on each device; take ddp, or drop them")
     out, name = Path(out), name or model.card.name
@@ -268,7 +271,7 @@ def train(
                 put_back(model, before)
                 keep_state()
                 raise TrainingDiverged(
-                    f"{name}: {_not_finite(values, at.step)}; its tiles: {_where(dataset, batch)}; "
+                    f"{name}: {_not_finite(values, at.step)}; its tiles: {_where(dataset, config, at.step)}; "
                     f"the weights from before it are in {keep('last.safetensors')}"
                 )
             optimizer.step()
@@ -293,12 +296,10 @@ def train(
             if config.validate_every and validation and (at.step % config.validate_every == 0 or share >= 1):
                 scored = model if average is None or not int(average.n_averaged) else average.module
                 stood = time.perf_counter()
-                score = validate(fabric, scored, validation, config)
+                score = validate(fabric, scored, validation, config, at.micro_batch)
                 start += time.perf_counter() - stood  # minutes are of training
                 log.write(at.step, {"validation_ap": score.ap, "validation_dice": score.dice}, score.tiles)
                 at.since_best += 1
-                if not math.isfinite(score.ap):
-                    raise ValueError("the tiles to validate on hold no ink, so AP says nothing; take another --fold")
                 better = at.best is None or score.ap > at.best
                 say(f"step {at.step}: AP {score.ap:.4f} on the tiles left out{', the best so far' * better}")
                 if better:
@@ -384,7 +385,8 @@ def _not_finite(losses: Mapping[str, float], step: int) -> str:
     return f"{what} in step {step + 1} (use a lower --lr, or fp32)"
 
 
-def _where(dataset: TileDataset, batch: Mapping[str, Tensor]) -> str:
-    """`fragment y,x` of every tile of a batch."""
-    rows = dataset.table[batch["index"].numpy()]
+def _where(dataset: TileDataset, config: TrainConfig, step: int) -> str:
+    """`fragment y,x` of every tile of a step, whichever process had it."""
+    drawn = next(iter(Batches(len(dataset), config.batch_size, config.seed, first=step)))
+    rows = dataset.table[np.array(drawn)]
     return "; ".join(f"{name} {y},{x}" for name, y, x in zip(rows.names, rows.y, rows.x, strict=True))

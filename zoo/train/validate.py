@@ -1,4 +1,4 @@
-"""How good a model is on tiles that were left out of its training: AP and loss, from counts over all of them."""
+"""How good a model is on tiles that were left out of its training: AP and Dice, from counts over all of them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(fabric: Fabric, model: nn.Module, dataset: TileDataset, config: TrainConfig) -> Validation:
-    """Score `model`, which is left in training mode, on every tile once; counts are added up over all processes."""
+def validate(fabric: Fabric, model: nn.Module, dataset: TileDataset, config: TrainConfig, at_once: int) -> Validation:
+    """Score `model`, which is left in training mode, on every tile once; counts are added up over all processes, each
+    of which computes `at_once` tiles at a time."""
     histogram, shown = InkHistogram(), []
     if fabric.world_size > 1:  # BatchNorm's averages are each process's own; the first one's are what is kept
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
     model.eval()
-    for batch in _share(dataset, config, fabric):
+    for batch in _share(dataset, config, fabric, at_once):
         volume = degrade(batch["volume"], config.degrade)
         with fabric.autocast():
             logits = model(volume, batch.get("task")).float()
@@ -55,9 +56,19 @@ def validate(fabric: Fabric, model: nn.Module, dataset: TileDataset, config: Tra
     return Validation(total.ap(), total.dice(total.best_threshold()), torch.stack(shown[:4]))
 
 
-def _share(dataset: TileDataset, config: TrainConfig, fabric: Fabric) -> Iterator[dict[str, Tensor]]:
+def holds_ink(dataset: TileDataset) -> bool:
+    """Whether any pixel that counts is ink, which AP needs. Reads labels and masks only, up to the first."""
+    table, tile = dataset.table, dataset.contract.tile
+    for number, y, x in zip(table.fragment, table.y, table.x, strict=True):
+        fragment, window = dataset.fragments[int(number)], np.s_[int(y) : int(y) + tile, int(x) : int(x) + tile]
+        assert fragment.label is not None  # a TileDataset has seen to it
+        if ((fragment.label[window] > 0) & fragment.papyrus[window] & fragment.supervised[window]).any():
+            return True
+    return False
+
+
+def _share(dataset: TileDataset, config: TrainConfig, fabric: Fabric, size: int) -> Iterator[dict[str, Tensor]]:
     """This process's tiles, each tile counted in exactly one process; every process yields as many batches."""
-    size = config.micro_batch or config.batch_size
     rows = range(fabric.global_rank, -(-len(dataset) // fabric.world_size) * fabric.world_size, fabric.world_size)
     batches = [
         [min(row, len(dataset) - 1) for row in rows[first : first + size]] for first in range(0, len(rows), size)
