@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from zoo.metrics import as_maps, block_scores
-from zoo.significance import LETTER_PITCH, dice_of
+from data_recipes.regions import Rect
+from zoo.metrics import BlockScores
+from zoo.significance import LETTER_PITCH
 
 
 def torus_null(
-    prob: ArrayLike,
-    label: ArrayLike,
-    mask: ArrayLike | None,
-    *,
-    min_shift: int = LETTER_PITCH,
-    n: int = 200,
-    seed: int = 0,
-    block: int = 16,
-    threshold: float | None = None,
-    y0: int = 0,
-    x0: int = 0,
+    blocks: BlockScores, rect: Rect, *, block: int = 16, min_shift: int = LETTER_PITCH, n: int = 200, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Scores of the same map shifted around the torus: what a map of this texture reaches without reading anything.
+    """AUC of the same map shifted around the torus: what a map of this texture reaches without reading anything.
 
-    The score is the AUC of blocks (compare with `auc` of `block_scores`), or with a threshold the Dice of pixels
-    (compare with `InkHistogram.dice`). Shifts are whole blocks, drawn without repeats, `min_shift` px or more away on
-    at least one axis, both ways round. What counts is supervised both where the label lies and where the shifted
-    prediction came from. A claim must exceed the 97.5th percentile. `y0`, `x0` say where the map's first pixel lies in
-    its fragment, px: blocks follow the fragment's grid, as in `block_scores`.
+    Shifts are whole blocks, drawn without repeats, `min_shift` px or more away on at least one axis, both ways round.
+    What counts is supervised both where the label lies and where the shifted prediction came from. A claim, the AUC of
+    the unshifted blocks, must exceed the 97.5th percentile.
+
+    Args:
+        blocks: `block_scores` of the region, in blocks of `block` px on the fragment's grid.
+        rect: the region in its fragment, px; around it the torus is closed.
 
     Returns:
         (n,) or fewer where the region has fewer such shifts; NaN where the overlap lacks a class
@@ -37,14 +30,10 @@ def torus_null(
     Raises:
         ValueError: the region is too small for any such shift.
     """
-    prob, label, mask = as_maps(prob, label, mask)
-    shape = tuple(-(-(start % block + side) // block) for start, side in zip((y0, x0), prob.shape, strict=True))
-    shifts = _shifts(prob.shape, shape, min_shift, n, seed, block)
-    if threshold is not None:
-        predicted, ink = mask & (prob >= threshold), mask & (label > 0)
-        return np.array([_shifted_dice(predicted, ink, mask, y * block, x * block) for y, x in shifts])
-    blocks = block_scores(prob, label, mask, block=block, y0=y0, x0=x0)
-    at = blocks.row - y0 // block, blocks.col - x0 // block
+    top, left = rect.y0 // block, rect.x0 // block
+    shape = -(-rect.y1 // block) - top, -(-rect.x1 // block) - left
+    shifts = _shifts((rect.height, rect.width), shape, min_shift, n, seed, block)
+    at = blocks.row - top, blocks.col - left
     held, ink, rank = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, np.int64)
     held[at] = True
     ink[at] = blocks.ink
@@ -79,10 +68,3 @@ def _shifts(
         )
     drawn = np.random.default_rng(seed).permutation(allowed)[:n]
     return [(int(shift) // cols, int(shift) % cols) for shift in drawn]
-
-
-def _shifted_dice(predicted: NDArray, ink: NDArray, mask: NDArray, dy: int, dx: int) -> float:
-    both = mask & np.roll(mask, (dy, dx), (0, 1))
-    moved, truth = np.roll(predicted, (dy, dx), (0, 1)) & both, ink & both
-    tp = np.count_nonzero(moved & truth)
-    return float(dice_of([tp, np.count_nonzero(moved) - tp, np.count_nonzero(truth) - tp]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,7 +27,6 @@ BLOCK_FILE = "blocks.npz"
 AUC_BLOCK = 16  # px; labels of real ink are misplaced by about as much, so finer agreement is not to be had
 ROW_STRIDE = 2**20  # block rows from one region's first to the next one's; a multiple of any letter's blocks
 _BAND = 2048  # rows predicted at once, about, so that memory does not grow with the fragment
-_LARGEST_NULL = 2**26  # px, of a map that is held in memory at once to be shifted
 
 Quality = dict[str, float | None]
 
@@ -104,7 +104,7 @@ def score(
         of_labels = label_agreement(fragments[name], rects)
         per_fragment[name] = {
             **_quality(own, found, drawn, own_classes, threshold),
-            **_null(saved, fragments[name], rects, outline),
+            **_null(max(rects, key=lambda rect: rect.area), found),
             **(_numbers(of_labels.agreement(), "label_agreement_") if of_labels else {}),
         }
         total = total + own
@@ -136,6 +136,7 @@ def score(
 class _Region:
     """What is kept of one scored band: counts a letter-sized block, and its 16-px blocks."""
 
+    rect: Rect
     counts: NDArray[np.int64]  # (blocks, 3): true positives, false positives, false negatives
     pixels: NDArray[np.int64]  # (blocks,) that count
     blocks: metrics.BlockScores
@@ -152,6 +153,7 @@ def _region(
     pixels = pixels[pixels > 0]
     blank = counts[:, 0] + counts[:, 2] == 0
     return _Region(
+        rect,
         counts,
         pixels,
         metrics.block_scores(prob, label, mask, block=AUC_BLOCK, **place),
@@ -193,19 +195,17 @@ def _agreement(shapes: Shapes) -> Quality | None:
     return {**_numbers(shapes.agreement()), "pixels": pixels} if pixels else None
 
 
-def _null(saved: NDArray[np.float16], fragment: Fragment, rects: Sequence[Rect], outline: Rect) -> Quality:
-    """`null_auc`: 16-px block AUC of the largest rectangle; `null_high`: 97.5th percentile of it when its map is
-    shifted around the torus.
+def _null(rect: Rect, found: Sequence[_Region]) -> Quality:
+    """`null_auc`: 16-px block AUC of the rectangle; `null_high`: 97.5th percentile of it when its map is shifted around
+    the torus. None where the rectangle is too small to shift by a letter.
 
-    None where the region is too small to shift by a letter, and where it is too large to hold in memory.
+    `found`: of all rectangles of the fragment.
     """
-    rect = max(rects, key=lambda r: r.area)
-    if rect.area > _LARGEST_NULL or max(rect.height, rect.width) < 2 * LETTER_PITCH:
+    if max(rect.height, rect.width) < 2 * LETTER_PITCH:
         return {"null_auc": None, "null_high": None}
-    prob = saved[rect.shift(-outline.y0, -outline.x0).slices].astype(np.float32)
-    label, mask = _truth(fragment, rect)
-    blocks = metrics.block_scores(prob, label, mask, block=AUC_BLOCK, y0=rect.y0, x0=rect.x0)
-    scores = torus_null(prob, label, mask, block=AUC_BLOCK, y0=rect.y0, x0=rect.x0)
+    parts = [region.blocks for region in found if region.rect.intersect(rect)]
+    blocks = metrics.BlockScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    scores = torus_null(blocks, rect, block=AUC_BLOCK)
     high = float(np.nanquantile(scores, 0.975)) if np.isfinite(scores).any() else float("nan")
     return _numbers({"null_auc": metrics.auc(blocks.score, blocks.ink), "null_high": high})
 
@@ -233,8 +233,9 @@ def _truth(fragment: Fragment, rect: Rect) -> tuple[NDArray[Any], NDArray[np.boo
 
 
 def _bands(rect: Rect, letter_px: int) -> Iterator[Rect]:
-    """Bands whose inner borders are those of the fragment's letter blocks, so that no block is cut in two."""
-    step = letter_px * max(1, _BAND // letter_px)
+    """Bands whose inner borders are those of the fragment's blocks, of either size, so that none is cut in two."""
+    both = math.lcm(letter_px, AUC_BLOCK)
+    step = both * max(1, _BAND // both)
     edges = [rect.y0, *range((rect.y0 // step + 1) * step, rect.y1, step), rect.y1]
     return (Rect(top, bottom, rect.x0, rect.x1) for top, bottom in pairwise(edges))
 
