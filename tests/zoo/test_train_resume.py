@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from data_recipes.fragment import open_fragments
 from data_recipes.regions import Rect
 from data_recipes.sampling import grid_table
 from data_recipes.tiles import TileDataset, fit_contract
+from tests.zoo.small_sam import small
 from zoo import create_model
-from zoo.checkpoint import load_checkpoint
-from zoo.models.base import Heads
+from zoo.models.base import Heads, InkModel
 from zoo.models.depthcnn import DepthCNN
+from zoo.models.sam import SamInk
 from zoo.train import loop, state
 from zoo.train.batches import Batches
 from zoo.train.config import load_train_config
@@ -55,19 +57,29 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> TileDataset:
 
 
 def run(
-    dataset, out: Path, *, resume: bool = False, overwrite: bool = False, say=print, on_progress=None, **fields: Any
+    dataset,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    say=print,
+    on_progress=None,
+    sam: bool = False,
+    **fields: Any,
 ) -> TrainReport:
     settings = {"loss": "bce", "steps": STEPS, "batch_size": 4, "precision": "fp32", "log_every": 3, **fields}
     torch.manual_seed(0)
     model = create_model("depthcnn_tiny", depth=DEPTH, tile=TILE, width=4)
+    if sam:
+        model = small(tile=TILE, depth=DEPTH, drop_path=0.5)
     config = load_train_config(**settings)
     how = {"resume": resume, "overwrite": overwrite, "say": say, "on_progress": on_progress}
     how |= {"validation": dataset} if config.validate_every else {}
     return train(model, dataset, config, device="cpu", out=out, options={"width": 4}, **how)
 
 
-def weights(out: Path) -> dict[str, Tensor]:
-    return load_checkpoint(out / "last.safetensors").model.state_dict()
+def weights(out: Path, file: str = "last.safetensors") -> dict[str, Tensor]:
+    return load_file(out / file)
 
 
 def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
@@ -81,18 +93,24 @@ def stop_in_step(monkeypatch: pytest.MonkeyPatch):
     """A function: from then on the forward pass of step n (from 1) fails as told, once."""
 
     def arm(step: int, error: Exception | float) -> None:
-        heads, calls = DepthCNN.heads, [0]
+        calls = [0]
 
-        def failing(self: DepthCNN, volume: Tensor, task: Tensor | None = None) -> Heads:
-            answer = heads(self, volume, task)
-            calls[0] += self.training
-            if calls[0] == step and self.training:
-                if isinstance(error, Exception):
-                    raise error
-                answer.logits[0] = answer.logits[0] * error
-            return answer
+        def arm_family(family: type[InkModel]) -> None:
+            heads = family.heads
 
-        monkeypatch.setattr(DepthCNN, "heads", failing)
+            def failing(self: InkModel, volume: Tensor, task: Tensor | None = None) -> Heads:
+                answer = heads(self, volume, task)
+                calls[0] += self.training
+                if calls[0] == step and self.training:
+                    if isinstance(error, Exception):
+                        raise error
+                    answer.logits[0] = answer.logits[0] * error
+                return answer
+
+            monkeypatch.setattr(family, "heads", failing)
+
+        for family in (DepthCNN, SamInk):
+            arm_family(family)
 
     yield arm
     monkeypatch.undo()
@@ -112,8 +130,22 @@ class Killed(Exception):
         {"layer_decay": 0.5, "log_every": 5},
         {"steps": None, "tiles_seen": 46},
         {"steps": None, "flops": 3.2e8},
+        {"augment": "ink", "validate_every": 2, "patience": 3},
+        {"num_workers": 1},
+        {"sam": True},
     ],
-    ids=["plain", "ema", "average_last", "micro_batch", "layer_decay", "tiles_seen", "flops"],
+    ids=[
+        "plain",
+        "ema",
+        "average_last",
+        "micro_batch",
+        "layer_decay",
+        "tiles_seen",
+        "flops",
+        "augment and validation",
+        "workers",
+        "drop path",
+    ],
 )
 def test_a_run_that_was_killed_ends_with_the_weights_and_the_log_of_one_that_was_not(
     dataset: TileDataset, tmp_path: Path, stop_in_step, fields: dict[str, Any]
@@ -130,6 +162,8 @@ def test_a_run_that_was_killed_ends_with_the_weights_and_the_log_of_one_that_was
         for out in (tmp_path / "cut", tmp_path / "whole")
     ]
     assert logs[0] == logs[1]
+    if "validate_every" in fields:
+        assert_equal(*(weights(tmp_path / out, "best.safetensors") for out in ("cut", "whole")))
     assert not (tmp_path / "cut/state").exists(), "an ended run keeps no state"
 
 
