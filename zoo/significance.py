@@ -38,7 +38,7 @@ class PairedInterval(NamedTuple):
     p: float = 1.0
 
 
-def turned(difference: PairedInterval) -> PairedInterval:
+def reversed_difference(difference: PairedInterval) -> PairedInterval:
     """b − a out of a − b."""
     return difference._replace(diff=-difference.diff, lo=-difference.hi, hi=-difference.lo)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.bench.compare import row_scores
 from zoo.bench.result import Result
-from zoo.significance import PairedInterval, Scores, paired, scatter, turned
+from zoo.significance import PairedInterval, Scores, paired, reversed_difference, scatter
 from zoo.train.config import BUDGET, TrainConfig
 
 
@@ -100,7 +100,13 @@ def by_budget(results: Sequence[Result], out: Path, *, floors: Sequence[str]) ->
 
 
 def _crossings(at: dict[float, dict[str, Scores]], labels: Sequence[str]) -> list[Crossing]:
-    among = {budget: scatter(list(scores.values())) for budget, scores in at.items()}
+    among = {
+        budget: scatter(
+            [one for label, one in scores.items() if label in labels],
+            [one for label, one in scores.items() if label not in labels],
+        )
+        for budget, scores in at.items()
+    }
     found = []
     for pair in combinations(labels, 2):
         differences = {budget: paired(at[budget][pair[0]], at[budget][pair[1]], among[budget]) for budget in at}
@@ -108,6 +114,6 @@ def _crossings(at: dict[float, dict[str, Scores]], labels: Sequence[str]) -> lis
             before, after = differences[less], differences[more]
             if before.diff * after.diff < 0:
                 leader, other = pair if before.diff > 0 else pair[::-1]
-                both = (before, after) if before.diff > 0 else (turned(before), turned(after))
+                both = (before, after) if before.diff > 0 else (reversed_difference(before), reversed_difference(after))
                 found.append(Crossing(leader, other, (less, more), both))
     return found

@@ -26,9 +26,9 @@ from zoo.significance import (
     dice_of,
     dice_scores,
     paired,
+    reversed_difference,
     scatter,
     score_interval,
-    turned,
     whole_blocks,
 )
 
@@ -122,7 +122,9 @@ def rank(scores: Mapping[str, Scores], among: Scatter) -> dict[str, tuple[int, P
     pairs = list(combinations(order, 2))
     differences = [paired(scores[a], scores[b], among) for a, b in pairs]
     apart = dict(zip(pairs, holm([difference.p for difference in differences]), strict=True))
-    to_leader = {b: turned(found) for (a, b), found in zip(pairs, differences, strict=True) if a == order[0]}
+    to_leader = {
+        b: reversed_difference(found) for (a, b), found in zip(pairs, differences, strict=True) if a == order[0]
+    }
     groups: dict[str, tuple[int, PairedInterval | None]] = {}
     left, group = order, 1
     while left:

@@ -139,9 +139,9 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     if standing is not None:
         row.rank, row.blocks = standing.group, standing.blocks
         row.dice_low, row.dice_high = (_known(end) for end in (standing.low, standing.high))
-        row.to_leader = _told(standing.to_leader) if standing.to_leader else None
-        row.above_floors = {floor: _told(difference) for floor, difference in standing.above.items()}
-        row.above_floors_auc = {floor: _told(difference) for floor, difference in standing.above_auc.items()}
+        row.to_leader = _as_json(standing.to_leader) if standing.to_leader else None
+        row.above_floors = {floor: _as_json(difference) for floor, difference in standing.above.items()}
+        row.above_floors_auc = {floor: _as_json(difference) for floor, difference in standing.above_auc.items()}
         if not standing.complete:
             row.warnings.append("not ranked: it lacks folds or seeds that others have")
     sources = [source for run in good if (source := run.controls.get("started_from"))]
@@ -274,7 +274,7 @@ def _same_order(runs: Sequence[Result]) -> list[list[int]]:
     return [sorted(alike) for alike in seeds.values() if len(alike) > 1]
 
 
-def _told(difference: PairedInterval) -> dict[str, Any]:
+def _as_json(difference: PairedInterval) -> dict[str, Any]:
     """As JSON has it, which knows no NaN."""
     return {key: _known(value) for key, value in difference._asdict().items()}
 

@@ -101,7 +101,7 @@ class RunSpec(BaseModel):
     @property
     def row(self) -> str:
         """Label of the configuration that it belongs to: its own, unless it is a control or has another budget."""
-        return self.label.removesuffix(f", {TURNED}").removesuffix(_told(self.budget))
+        return self.label.removesuffix(f", {TURNED}").removesuffix(_budget_suffix(self.budget))
 
     @property
     def digest(self) -> str:
@@ -222,7 +222,7 @@ def plan_runs(
             changed = {"budget": budget}
             runs += [
                 run.model_copy(
-                    update={**changed, "label": run.label + _told(budget), "train": scaled(run.train, budget)}
+                    update={**changed, "label": run.label + _budget_suffix(budget), "train": scaled(run.train, budget)}
                 )
                 for run in own
             ]
@@ -245,7 +245,7 @@ def scaled(train: Mapping[str, Any], times: float) -> dict[str, Any]:
     return {**train, key: max(1, round(budget * times)) if key in ("steps", "tiles_seen") else budget * times}
 
 
-def _told(budget: float) -> str:
+def _budget_suffix(budget: float) -> str:
     return "" if budget == 1 else f", budget ×{budget:g}"
 
 

@@ -21,7 +21,7 @@ from zoo.bench.result import write_whole
 from zoo.bench.shown import marked, over_floors, remarks
 
 
-def _number(value: float | None, pattern: str = "{:.3f}") -> str:
+def _text_of(value: float | None, pattern: str = "{:.3f}") -> str:
     return "–" if value is None else pattern.format(value)
 
 
@@ -32,24 +32,24 @@ def _columns(row: Row) -> dict[str, str]:
         "rank": _rank(row),
         "model": row.label,
         "controls": row.verdict,
-        "Dice [95 %]": _number(row.dice) + interval,
-        "over floors": _number(over_floors(row), "≥ {:+.3f}"),
-        "class accuracy": _number(row.quality.get("class_accuracy")),
-        "mean Dice": _number(row.quality.get("mean_dice")),
-        "F0.5": _number(row.quality.get("f05")),
-        "surface Dice": _number(row.quality.get("surface_dice")),
-        "pseudo-F": _number(row.quality.get("pseudo_f")),
-        "centre lines": _number(row.quality.get("centre_line_recall")),
-        "AUC": _number(row.quality.get("auc")),
-        "AUC 16 px": _number(row.quality.get("auc_blocks")),
-        "AUC in rows": _number(row.quality.get("auc_rows")),
-        "AP": _number(row.quality.get("ap")),
-        "lift": _number(row.quality.get("ap_lift"), "{:.2f}"),
-        "params": _number(None if row.parameters is None else row.parameters / 1e6, "{:.2f} M"),
-        "train MB": _number(row.train_mb, "{:.0f}"),
-        "infer MB": _number(row.inference_mb, "{:.0f}"),
-        "s/step": _number(row.step_seconds),
-        "steps": _number(row.steps, "{:d}"),
+        "Dice [95 %]": _text_of(row.dice) + interval,
+        "over floors": _text_of(over_floors(row), "≥ {:+.3f}"),
+        "class accuracy": _text_of(row.quality.get("class_accuracy")),
+        "mean Dice": _text_of(row.quality.get("mean_dice")),
+        "F0.5": _text_of(row.quality.get("f05")),
+        "surface Dice": _text_of(row.quality.get("surface_dice")),
+        "pseudo-F": _text_of(row.quality.get("pseudo_f")),
+        "centre lines": _text_of(row.quality.get("centre_line_recall")),
+        "AUC": _text_of(row.quality.get("auc")),
+        "AUC 16 px": _text_of(row.quality.get("auc_blocks")),
+        "AUC in rows": _text_of(row.quality.get("auc_rows")),
+        "AP": _text_of(row.quality.get("ap")),
+        "lift": _text_of(row.quality.get("ap_lift"), "{:.2f}"),
+        "params": _text_of(None if row.parameters is None else row.parameters / 1e6, "{:.2f} M"),
+        "train MB": _text_of(row.train_mb, "{:.0f}"),
+        "infer MB": _text_of(row.inference_mb, "{:.0f}"),
+        "s/step": _text_of(row.step_seconds),
+        "steps": _text_of(row.steps, "{:d}"),
         "remarks": "; ".join(remarks(row)),
     }
 
@@ -132,9 +132,7 @@ def _plain(text: str) -> str:
     return " ".join(text.splitlines()).translate(_ESCAPES)
 
 
-_ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {sign: f"\\{sign}" for sign in "\\|[]*`"}
-)
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {sign: f"\\{sign}" for sign in "\\|[]*`"})
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -144,9 +142,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     plain = [name for name in Row.__dataclass_fields__ if name not in _NESTED]
     floors = sorted({floor for row in rows for floor in row.above_floors})
     scores = [*QUALITY[1:], *class_scores(rows)]
-    writer.writerow(
-        [*plain, *_LISTS, *scores, *(f"above_{floor}_{end}" for floor in floors for end in ("lo", "hi"))]
-    )
+    writer.writerow([*plain, *_LISTS, *scores, *(f"above_{floor}_{end}" for floor in floors for end in ("lo", "hi"))])
     for row in rows:
         differences = [row.above_floors.get(floor, {}).get(end) for floor in floors for end in ("lo", "hi")]
         lists = ("; ".join(getattr(row, name)) for name in _LISTS)
