@@ -178,7 +178,10 @@ def test_what_was_chosen_and_what_is_expected_is_told() -> None:
     assert expected.startswith("expected peak: 3.00 GB, measured over 12 steps (weights ")
     for part in ("gradients", "optimizer", "averaged weights", "batch 3 MB", "activations and workspace 3.00 GB"):
         assert part in expected
-    assert changed == "not exactly the objective of all tiles at once: losses such as Dice are of a part's tiles"
+    assert changed == (
+        "not exactly the objective of all tiles at once: losses (such as Dice, and all where parts differ in supervised "
+        "pixels) are of a part's tiles"
+    )
     exact = config.model_copy(update={"sample_losses": True})
     assert len(plan.told(Plan(exact, 10**9), plain(), CPU)) == 2
     normed = create_model("depthcnn_tiny", depth=4, tile=32)

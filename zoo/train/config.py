@@ -12,8 +12,10 @@ from data_recipes.augment import AugmentSettings
 from data_recipes.schema import describe, read_yaml
 
 BUDGET = ("steps", "tiles_seen", "minutes", "flops")  # the names of one setting
-# How the work is done and recorded, and a run may go on under others. To the same weights but for rounding, save that
-# smaller micro-batches give BatchNorm fewer tiles to average over and region losses a part of the batch at a time.
+# How the work is done and recorded, and a run may go on under others. To the same weights but for rounding, save with
+# smaller micro-batches: BatchNorm has fewer tiles to average over, dropout draws otherwise, and the loss is the mean of
+# the parts' own by their tiles, not that of all at once: another one for region losses, and for every other wherever
+# parts differ in supervised pixels, which it divides by (`sample_losses` makes all of them the same).
 _HOW = {"micro_batch", "checkpoint_minutes", "checkpoint_steps", "channels_last", "grad_checkpointing", "compile"} | {
     "tensorboard",
     "log_every",

@@ -289,7 +289,9 @@ def told(plan: Plan, model: InkModel, device: torch.device) -> list[str]:
         f"{_gb(rest)})",
     ]
     norms = any(isinstance(module, _BatchNorm) for module in model.modules())
-    what = ["BatchNorm's averages"] * norms + ["losses such as Dice"] * (not config.sample_losses)
+    what = ["BatchNorm's averages"] * norms
+    if not config.sample_losses:
+        what.append("losses (such as Dice, and all where parts differ in supervised pixels)")
     if parts > 1 and what:
         lines.append(f"not exactly the objective of all tiles at once: {' and '.join(what)} are of a part's tiles")
     return lines
