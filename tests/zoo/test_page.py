@@ -118,14 +118,26 @@ def test_the_drawer_tells_card_controls_cost_and_every_fragment(ordinary: str) -
         assert words in text
     for words in ("seconds a training step 0.62 s, quartiles 0.558 to 0.744 over 10 repeats", "36,000 tiles 1.55 h"):
         assert words in text
-    for words in ("FLOPs of a tile, forward 2.48 G", "predicting all of 8181 × 6330 px 0.186 h", "fits 12 GB 179"):
+    for words in ("FLOPs of a tile, forward 2.48 G", "predicting all of 8181 × 6330 px 0.186 h"):
         assert words in text
+    assert "fits 12 GB" not in text, "it would be a guess from a CPU's memory"
     apart, runs = text.index("Cost, measured apart from the runs"), text.index("What the runs took")
     assert apart < text.index("tiles a second at inference 32.3 tiles/s") < runs < text.index("budget 300 steps")
     assert runs < text.index("a training step, with reading tiles 0.682 s")
     assert runs < text.index("peak memory of the training 224 MB (223 to 224)")
     for words in ("peak memory of training 223 MB", "lr 0.001", "loss.dice 1", "tile 32 px × 8 layers"):
         assert words in text
+
+
+def test_a_batch_that_fits_is_told_of_gpus_alone(tmp_path: Path) -> None:
+    of = example.fragment("one")
+    (run,) = example.bench(tmp_path, [of], {"m": (0.7, 100.0, 0.1)}, seeds=1)
+    on_gpu = run.model_copy(update={"spec": run.spec.model_copy(update={"device": "cuda:0"})})
+    for result, batch in ((run, None), (on_gpu, 400)):
+        (found,) = example.rows([result])
+        assert found.batch_in_12_gb == batch
+    text = " ".join(Elements(example.page(tmp_path, [of], [on_gpu])).text.split())
+    assert "fits 12 GB 400" in text
 
 
 def test_a_cost_that_was_not_measured_says_why_and_one_of_before_is_of_the_runs(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ QUALITY = (
 
 @dataclass
 class Row:
-    """One configuration over all its folds and seeds: means of its runs' scores, medians of what they cost.
+    """One configuration over all its folds and seeds: means of its runs' scores and of `train_seconds`, the largest of
+    their peaks of memory, medians of all other times, rates, FLOPs, energies and batches; what they have in common
+    (parameters, steps, budget, kind of memory) is the first one's.
 
     Attributes:
         rank: 1 is the group that cannot be told from the leader; None for floors, controls and what cannot be ranked.
@@ -164,12 +166,18 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     row.memory_kind = _first(cost["memory_kind"]) or ""
     row.budget = _first([run.cost.get("budget") for run in good]) or ""
     for key in _MEDIANS:
-        setattr(row, key, _mean([run.cost.get(key) for run in good], median))
+        setattr(row, key, _mean([run.cost.get(key) for run in good if holds(run, key)], median))
     if runs[0].spec.labels_turned:
         row.failures, row.unchecked = _scores_on_turned_labels(row), _no_null(row)
     elif not (row.floor or row.control):
         row.failures, row.unchecked = _failures(row, good), _unchecked(row, floors)
     return row
+
+
+def holds(run: Result, cost: str) -> bool:
+    """Whether a measure of cost says something where this run was: a batch that fits is told of GPUs alone. On a CPU it
+    would be drawn out from the growth of resident memory, which is neither the model's alone nor linear."""
+    return not cost.startswith("batch_in_") or run.spec.device.startswith("cuda")
 
 
 def class_scores(scored: Sequence[Result | Row]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
-from zoo.bench.leaderboard import Row
+from zoo.bench.leaderboard import Row, holds
 from zoo.bench.page.terms import FLOOR_NOTES, TERMS, Term
 from zoo.bench.result import Result
 from zoo.bench.shown import MARKS, marked, over_floors, remarks, too_few_blocks
@@ -251,7 +251,7 @@ def _cost(runs: Sequence[Result], *, apart: bool) -> Pairs:
     The median over the runs, with the range where they differ; of what was repeated the quartiles. Of runs from before
     anything was measured apart, all is of the runs.
     """
-    good = [run.cost for run in runs if run.status == "ok"]
+    good = [{k: v for k, v in run.cost.items() if holds(run, k)} for run in runs if run.status == "ok"]
     repeated = {key.removesuffix("_repeats") for cost in good for key in cost if key.endswith("_repeats")}
     ends = {name + end for name in repeated for end in _ENDS}
     said = []
