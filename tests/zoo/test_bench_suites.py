@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from data_recipes.split_spec import build_folds
+from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.suite import ModelEntry, Suite, load_suite
+from zoo.bench.sweep import trials
 from zoo.configs import list_configs
 from zoo.registry import list_models
 from zoo.significance import LETTER_PITCH
@@ -21,7 +23,9 @@ SHAPE = 768, 1024  # of a phantom
 def pages(names: list[str], shape: tuple[int, int] = SHAPE) -> dict:
     """Ink and blank papyrus everywhere, in stripes of 8 px."""
     label, everywhere = np.broadcast_to(np.arange(shape[1]) // 8 % 2, shape), np.ones(shape, bool)
-    planes = {"shape": shape, "label": label, "papyrus": everywhere, "supervised": everywhere}
+    planes = {"shape": shape, "label": label, "papyrus": everywhere, "supervised": everywhere, "volume": None}
+    planes |= {"path": Path("nowhere"), "sources": {}, "voxel_um": None, "direction": "forward", "center_layer": 0}
+    planes |= {"other_label": None, "validation": None, "to_uint8": None, "depth": 16}
     return {name: SimpleNamespace(name=name, **planes) for name in names}
 
 
@@ -39,6 +43,33 @@ def test_four_shots_include_the_one_and_all_else_is_alike(seed: int) -> None:
         assert suite.split.shot_px >= suite.tile
     assert [len(squares) for squares in drawn] == [1, 4]
     assert drawn[0] < drawn[1]
+
+
+def planned(name: str) -> tuple[Suite, list[RunSpec]]:
+    """A shipped suite of phantoms with its runs, the fragments made of stripes."""
+    suite = load_suite(name)
+    planes = pages([*suite.split.train, *suite.split.test])
+    models = resolve_models(suite, None, "cpu")
+    given = {"data": suite.data, "device": "cpu", "seeds": suite.seeds, "folds": [], "train": {}}
+    return suite, plan_runs(suite, models, planes, **given)
+
+
+def test_half_and_double_budget_run_for_every_trained_row_and_once_is_what_is_ranked() -> None:
+    suite, specs = planned("dipole-budgets")
+    steps = {spec.budget: spec.train["steps"] for spec in specs if not spec.floor}
+    assert steps == {0.5: 62, 1: 125, 2: 250}
+    for row in ("sam_tiny", "repmode_tiny", "zmean"):
+        assert {spec.budget for spec in specs if spec.row == row} == {0.5, 1, 2}
+    assert suite.split == load_suite("quick").split
+
+
+def test_a_sweep_gives_every_trained_row_the_same_trials_away_from_test() -> None:
+    suite, specs = planned("dipole-sweep")
+    made = trials(specs, suite.sweep)
+    tried = {row: [one.train["lr"] for one in made if one.row.startswith(row)] for row in ("sam", "repmode", "zmean")}
+    assert list(tried.values()) == [[5e-4, 1e-3, 2e-3]] * 3
+    assert len(made) == 9
+    assert not {name for trial in made for name in trial.test_rects} & set(suite.split.test)
 
 
 @pytest.mark.parametrize("name", [*list_configs("suites"), *BOARDS])
