@@ -61,7 +61,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--device", options.device, "--measured", arguments]
         measured = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         print(f"\n{name}, {depth} layers of {tile} px, within {budget / 1e6:.0f} MB; planned in {seconds:.0f} s")
-        print(*(f"  {line}" for line in said[1:]), sep="\n")
+        print(*(f"  {line}" for line in said if not line.startswith(("measuring", "trying"))), sep="\n")
         print(
             f"  expected {plan.peak_bytes / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB over {options.steps} steps: "
             f"{plan.peak_bytes / measured - 1:+.1%} off; measured {measured / budget:.0%} of the budget",

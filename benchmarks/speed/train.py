@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -92,7 +93,7 @@ def ours(model: Any, dataset: Any, device: torch.device, steps: int) -> dict[str
 
     times: list[float] = []
     with tempfile.TemporaryDirectory() as out:
-        config = TrainConfig(steps=steps, batch_size=BATCH)
+        config = TrainConfig(steps=steps, batch_size=BATCH, seed=0)
         report = train(
             model, dataset, config, device=device, out=Path(out), on_progress=lambda now: times.append(clock(device))
         )
@@ -104,12 +105,14 @@ def plain(model: Any, dataset: Any, device: torch.device, steps: int) -> dict[st
 
     from zoo.losses import make_loss
     from zoo.memory import PeakMemory
+    from zoo.train.batches import Batches
 
+    order = list(islice(Batches(len(dataset), BATCH, seed=0), steps))
     times, loss_of = [], make_loss()  # not inside: it imports a library
     with PeakMemory(device, model) as peak:
         model.to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        for batch in DataLoader(dataset, batch_size=BATCH):
+        for batch in DataLoader(dataset, batch_sampler=order):
             optimizer.zero_grad()
             heads = model.heads(batch["volume"].to(device))
             loss, _ = loss_of(heads, batch["label"].to(device), batch["mask"].to(device))

@@ -20,7 +20,7 @@ def conv3d(volume: Tensor, kernel: Tensor, bias: Tensor | None = None, *, stride
     On CPUs with native bf16, oneDNN leaves taps of the kernel's gradient unwritten (garbage up to 1e38, NaN) where
     Z is padded and the volume has fewer layers than the kernel and more than one; seen with torch 2.15 for 3³ and 5³.
     Z is padded beforehand then: the same sums, nothing unwritten, and such volumes are small. Models with
-    `nn.Conv3d`s that pad Z are trained in fp32 there (`zoo.train.optim.training_precision`).
+    `nn.Conv3d`s that pad Z are trained in fp32 there (`zoo.train.engine.training_precision`).
     """
     z, y, x = padding
     if z and 1 < volume.shape[2] < kernel.shape[2]:
