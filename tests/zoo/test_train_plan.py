@@ -179,8 +179,8 @@ def test_what_was_chosen_and_what_is_expected_is_told() -> None:
     for part in ("gradients", "optimizer", "averaged weights", "batch 3 MB", "activations and workspace 3.00 GB"):
         assert part in expected
     assert changed == (
-        "not exactly the objective of all tiles at once: losses (such as Dice, and all where parts differ in supervised "
-        "pixels) are of a part's tiles"
+        "not exactly the objective of all tiles at once: losses (such as Dice, and all where parts differ in "
+        "supervised pixels) are of a part's tiles"
     )
     exact = config.model_copy(update={"sample_losses": True})
     assert len(plan.told(Plan(exact, 10**9), plain(), CPU)) == 2
@@ -295,9 +295,12 @@ def test_what_does_not_fit_says_what_would(monkeypatch: pytest.MonkeyPatch) -> N
     measure, _ = memory(0, 9 * 10**8)
     monkeypatch.setattr(plan, "_free_ram", lambda: 10**10)
     monkeypatch.setattr(probe, "measure", lambda given: measure(given.config, given.limit))
-    config = load_train_config(batch_size=4, precision="fp32")
+    config, said = load_train_config(batch_size=4, precision="fp32"), []
     with pytest.raises(ValueError, match=r"8 layers of 64 px does not fit into 500 MB") as caught:
-        plan_batches(plain(), config, 5 * 10**8, device=CPU, name=PLAIN)
+        plan_batches(plain(), config, 5 * 10**8, device=CPU, name=PLAIN, say=said.append)
+    how = "in fp32, without activation checkpointing"
+    assert said[0].startswith("measuring what fits into 500 MB")
+    assert said[1:] == [f"trying {tiles} at once, {how}" for tiles in ("4 tiles", "1 tile", "1 tile")]
     assert "one tile at a time in fp32, without activation checkpointing, takes 900 MB" in str(caught.value)
     for advice in ("--tile", "--depth", "--batch-size", "--precision bf16", "or give --ram "):
         assert advice in str(caught.value)

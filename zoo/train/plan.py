@@ -180,7 +180,8 @@ def plan_batches(
     tasks: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
-    """`config` with what lets `model` train within `budget` bytes (see `room`); `say` takes the choice and its peak.
+    """`config` with what lets `model` train within `budget` bytes (see `room`); `say` takes what is tried, each
+    time by a training of a few steps, then the choice and its peak.
 
     Args:
         name, options: what `create_model` was given: the probe builds the model again, in a process of its own, with
@@ -193,6 +194,8 @@ def plan_batches(
     """
 
     def measure(settings: TrainConfig, limit: int) -> int | None:
+        at_once = settings.micro_batch or settings.batch_size
+        say(f"trying {at_once} {'tiles' if at_once > 1 else 'tile'} at once, in {_how(settings, model, device)}")
         return probe.measure(
             probe.Probe(
                 model=name,
