@@ -16,6 +16,7 @@ from zoo.bench.leaderboard import Row
 from zoo.bench.leaderboard import _place as place
 from zoo.bench.leaderboard import _row as row_of
 from zoo.bench.page import write_page
+from zoo.bench.page.pictures import regions
 from zoo.bench.plan import RunSpec
 from zoo.bench.result import Result
 from zoo.bench.score import map_name
@@ -228,7 +229,7 @@ def page(
     results: Sequence[Result],
     *,
     title: str = "inkzoo, suite example",
-    **options: Any,
+    pictures: bool = True,
 ) -> str:
     """The page's text, written into `out`."""
     meta = {
@@ -241,5 +242,7 @@ def page(
         "a plain line",
     ]
     named = {one.name: one for one in fragments}
-    path = write_page(rows(results), results, named, out, title=title, caption=caption, meta=meta, **options)
+    made = rows(results)
+    shown = regions(results, named, out, made) if pictures else []
+    path = write_page(made, results, shown, out, title=title, caption=caption, meta=meta, pictures=pictures)
     return path.read_text(encoding="utf-8")

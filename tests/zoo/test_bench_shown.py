@@ -6,8 +6,9 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -17,6 +18,8 @@ from tests.zoo import page_example as example
 from tests.zoo.test_bench_parts import saved_results
 from zoo.bench import figures, report, tables
 from zoo.bench.leaderboard import Row, build_rows
+from zoo.bench.page import pictures
+from zoo.bench.page.pictures import regions
 from zoo.bench.result import Result
 from zoo.bench.suite import ModelEntry, Suite
 from zoo.bench.tables import rich_table
@@ -176,9 +179,34 @@ def test_a_row_that_fails_is_hollow_and_off_the_front(drawn: list[Figure], tmp_p
 def test_the_picture_of_a_map_says_that_its_row_fails(drawn: list[Figure], tmp_path: Path) -> None:
     of = example.fragment("one")
     results = example.bench(tmp_path, [of], {"lays out": (0.31, 90.0, 0.1), "zmean": (0.3, 40.0, 0.05)}, seeds=1)
-    figures.panels(results, {"one": of}, tmp_path, example.rows(results))
+    shown = regions(results, {"one": of}, tmp_path, example.rows(results))
+    assert [path.name for path in figures.panels(shown, tmp_path)] == ["panel_without-one_one.png"]
     titles = [axes.get_title().split("\n")[0] for axes in drawn[0].axes]
-    assert titles[2:] == ["lays out ✗", "zmean"]
+    assert titles == ["CT layer 1", "label", "lays out ✗", "zmean"]
+
+
+def test_a_panel_shows_the_pages_own_pictures_and_reads_no_whole_fragment(
+    drawn: list[Figure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = example.fragment("one", shape=(400, 500))
+    results = example.bench(tmp_path, [of], {"m": (0.9, 90.0, 0.1)}, seeds=1)
+    monkeypatch.setattr(pictures, "_BAND", 500 * 40)
+    largest, read = [0], of.read
+
+    def watched(y0: int, y1: int, x0: int, x1: int, z0: int, z1: int) -> Any:
+        largest[0] = max(largest[0], (y1 - y0) * (x1 - x0))
+        return read(y0, y1, x0, x1, z0, z1)
+
+    cast(Any, of).read = watched
+    shown = regions(results, {"one": of}, tmp_path, example.rows(results))
+    figures.panels(shown, tmp_path)
+    assert 0 < largest[0] <= 500 * 40
+    label, drawn_map = (np.ma.asarray(axes.images[0].get_array()) for axes in drawn[0].axes[1:])
+    papyrus, supervised, ink = (np.asarray(plane) for plane in (of.papyrus, of.supervised, of.label))
+    assert np.array_equal(np.ma.getmaskarray(drawn_map), ~papyrus)
+    assert np.array_equal(np.ma.getmaskarray(label), ~(papyrus & supervised))
+    assert np.array_equal(np.ma.getdata(label) == 255, (ink > 0) & supervised)
+    assert drawn[0].axes[2].images[0].get_cmap().name == "magma"
 
 
 def test_numbers_alone_leave_no_picture_of_an_earlier_report(tmp_path: Path) -> None:

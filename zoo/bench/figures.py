@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_recipes.files import whole_file
-from data_recipes.fragment import Fragment
-from data_recipes.regions import Rect
 from zoo.bench.leaderboard import Row
 from zoo.bench.names import slug
-from zoo.bench.result import Result
-from zoo.bench.score import bounding, map_name
+from zoo.bench.page.pictures import Region, decoded
 from zoo.bench.shown import marked, pareto
 
 if TYPE_CHECKING:
@@ -24,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 QUALITY_MEMORY, PANEL = "quality_memory.png", "panel"
-_PANEL_PX = 700  # a map is reduced to about this side: a page, not an archive
 
 
 def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
@@ -108,64 +103,29 @@ def _name_beside(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None
         )
 
 
-def panels(results: Sequence[Result], fragments: Mapping[str, Fragment], out: Path, rows: Sequence[Row]) -> list[Path]:
-    """One picture a test region of a fragment: centre layer, label, each configuration's map of its first seed.
-
-    The title of a map says ✗ where its row fails a control.
-    """
-    names = {row.label: marked(row, row.label) for row in rows}
-    chosen: dict[tuple[str, str], dict[str, Result]] = {}
-    for result in results:
-        if result.status == "ok":
-            for name in result.spec.test_rects:
-                chosen.setdefault((result.spec.fold, name), {}).setdefault(result.spec.label, result)
+def panels(shown: Sequence[Region], out: Path) -> list[Path]:
+    """One picture a test region: the page's pictures of it side by side, maps in colour."""
     written = []
-    for (fold, name), by_label in chosen.items():
-        path = out / f"{slug(f'{PANEL}_{fold}_{name}')}.png"
-        _panel(fragments[name], name, {names[label]: run for label, run in by_label.items()}, out, path)
+    for region in shown:
+        path = out / f"{slug(f'{PANEL}_{region.key}'.replace('/', '_'))}.png"
+        _panel(region, path)
         written.append(path)
     return written
 
 
-def _panel(fragment: Fragment, name: str, titled: Mapping[str, Result], out: Path, path: Path) -> None:
-    spec = next(iter(titled.values())).spec
-    outline = bounding([Rect(*rect) for rect in spec.test_rects[name]])
-    step = max(1, round(max(outline.height, outline.width) / _PANEL_PX))
-    tiles: list[tuple[str, NDArray[Any], dict[str, Any]]] = []
-    if fragment.volume is not None:
-        z = min(max(fragment.center_layer, 0), fragment.depth - 1)
-        layer = fragment.read(*outline, z, z + 1)[0][::step, ::step]
-        low, high = np.percentile(layer, [1, 99])
-        tiles.append((f"layer {z}", layer, {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1)}))
-    papyrus = fragment.papyrus[outline.slices][::step, ::step]
-    if fragment.label is not None:
-        ink = (fragment.label[outline.slices] > 0)[::step, ::step].astype(float)
-        counted = (fragment.papyrus[outline.slices] & fragment.supervised[outline.slices])[::step, ::step]
-        tiles.append(("label (grey: not counted)", np.where(counted, ink, 0.5), {"cmap": "gray", "vmin": 0, "vmax": 1}))
-    for head, result in titled.items():
-        saved = out / "runs" / result.run_id / map_name(name)
-        if saved.is_file():
-            prob = np.load(saved, mmap_mode="r", allow_pickle=False)[::step, ::step].astype(np.float32)
-            prob[~papyrus] = np.nan  # what a model says beside the papyrus is neither trained nor counted
-            scores = result.per_fragment.get(name, result.quality)
-            title = f"{head}\nDice {scores['dice'] or 0:.3f}" + (f"  AUC {scores['auc']:.3f}" if scores["auc"] else "")
-            # Maps differ in calibration; each is shown from its own 2nd to 99.5th percentile so that shapes compare.
-            low, high = np.nanpercentile(prob, [2, 99.5])
-            low, high = (low, high) if high - low > 1e-3 else (0.0, 1.0)
-            tiles.append((title, prob, {"cmap": "magma", "vmin": low, "vmax": high}))
-    columns = min(8 if outline.width < 0.6 * outline.height else 4, len(tiles))
-    rows = -(-len(tiles) // columns)
+def _panel(region: Region, path: Path) -> None:
+    columns = min(8 if region.width < 0.6 * region.height else 4, len(region.pictures))
+    rows = -(-len(region.pictures) // columns)
     side = 3.4
-    figure = _figure(columns * side * min(max(outline.width / outline.height, 0.5), 1.6), rows * (side + 0.5))
-    for number, (title, image, style) in enumerate(tiles):
+    figure = _figure(columns * side * min(max(region.width / region.height, 0.5), 1.6), rows * (side + 0.5))
+    for number, picture in enumerate(region.pictures):
         axes: Axes = figure.add_subplot(rows, columns, number + 1)
-        axes.imshow(image, interpolation="nearest", **style)
-        axes.set_title(_literal(title), fontsize=9)
+        colours = "magma" if picture.key.startswith("map ") else "gray"
+        axes.imshow(decoded(picture.uri), cmap=colours, vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(_literal("\n".join(filter(None, (picture.title, picture.note)))), fontsize=9)
         axes.set_facecolor("0.5")
         axes.set(xticks=[], yticks=[])
-    figure.suptitle(
-        _literal(f"{name}, rows {outline.y0}–{outline.y1 - 1}, columns {outline.x0}–{outline.x1 - 1}"), fontsize=10
-    )
+    figure.suptitle(_literal(f"{region.name}, {region.outline}"), fontsize=10)
     _save(figure, path)
 
 

@@ -15,6 +15,7 @@ from zoo.bench.budgets import by_budget, told_budget, told_loss
 from zoo.bench.figures import PANEL, QUALITY_MEMORY, panels, quality_against_memory
 from zoo.bench.leaderboard import Row, build_rows
 from zoo.bench.page import write_page
+from zoo.bench.page.pictures import regions
 from zoo.bench.result import Result
 from zoo.bench.shown import not_run, too_few_blocks
 from zoo.bench.suite import Suite
@@ -53,11 +54,11 @@ def report(
     meta |= {"folds": _folds(results), "seeds": _seeds(results), "floors": floors}
     meta |= {"budgets": budgets.as_dict()} if budgets.dice else {}
     write_leaderboard(rows, out, title=title, caption=caption, meta=meta)
-    write_page(rows, results, fragments, out, title=title, caption=caption, meta=meta, pictures=pictures)
-    of_own_labels = [result for result in results if not result.spec.labels_turned]
+    shown = regions(results, fragments, out, rows) if pictures else []
+    write_page(rows, results, shown, out, title=title, caption=caption, meta=meta, pictures=pictures)
     for earlier in (*out.glob(f"{PANEL}_*.png"), out / QUALITY_MEMORY):  # no pixel of an earlier report stays
         earlier.unlink(missing_ok=True)
-    drawn = panels(of_own_labels, fragments, out, rows) if pictures else []
+    drawn = panels(shown, out)
     if quality_against_memory(rows, out / QUALITY_MEMORY, title):
         drawn.insert(0, out / QUALITY_MEMORY)
     console.print()

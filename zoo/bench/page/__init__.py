@@ -15,11 +15,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from data_recipes.fragment import Fragment
 from zoo.bench.leaderboard import Row
 from zoo.bench.page.charts import chart_data
 from zoo.bench.page.content import columns, entries, flat, headline
-from zoo.bench.page.pictures import Region, regions
+from zoo.bench.page.pictures import Region
 from zoo.bench.page.scale import Scale
 from zoo.bench.result import Result, write_whole
 from zoo.bench.shown import not_run
@@ -38,7 +37,7 @@ _EARLY, _SCRIPTS = "early.js", ("page.js", "charts.js", "maps.js")
 def write_page(
     rows: Sequence[Row],
     results: Sequence[Result],
-    fragments: Mapping[str, Fragment],
+    shown: Sequence[Region],
     out: Path,
     *,
     title: str,
@@ -50,15 +49,12 @@ def write_page(
 
     Args:
         rows: as `build_rows` orders them.
-        results: their runs; the maps of those that succeeded are looked for in `out`/runs.
-        fragments: name -> fragment, for the CT layer and the label; of one that is missing only maps are shown.
+        results: their runs.
+        shown: the test regions with their pictures.
         caption: what is needed to read the numbers, a line each.
         meta: `suite` and `environment`, as in leaderboard.json.
-        pictures: False leaves out every pixel of the data, where only numbers may be published.
+        pictures: False where only numbers may be published, which the page says then; `shown` is empty.
     """
-    order = [row for row in rows if not row.floor] + [row for row in rows if row.floor]
-    of_own_labels = [result for result in results if not result.spec.labels_turned]
-    shown = regions(of_own_labels, fragments, out, order) if pictures else []
     path = out / PAGE_FILE
     write_whole(path, page_html(rows, results, shown, title=title, caption=caption, meta=meta, pictures=pictures))
     return path
@@ -74,7 +70,7 @@ def page_html(
     meta: Mapping[str, Any],
     pictures: bool = True,
 ) -> str:
-    """The page as text; arguments as for `write_page`, `shown` the test regions with their pictures."""
+    """The page as text; arguments as for `write_page`."""
     # StrictUndefined: a slip in the template is an error here, not a blank on the page.
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

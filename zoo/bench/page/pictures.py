@@ -59,9 +59,11 @@ def regions(
 ) -> list[Region]:
     """Every test region, with the map of each configuration's first seed that left one in `out`.
 
-    Maps stand in the order of `rows`; a title says ✗ where the row fails a control.
+    Maps stand in the order of `rows`, floors last, without those of turned labels; a title says ✗ where the row fails a
+    control.
     """
-    order = {row.label: number for number, row in enumerate(rows)}
+    results = [result for result in results if not result.spec.labels_turned]
+    order = {row.label: (row.floor, number) for number, row in enumerate(rows)}
     titles = {row.label: marked(row, row.label) for row in rows}
     chosen: dict[tuple[str, str], dict[str, Result]] = {}
     for result in sorted(results, key=lambda result: order[result.spec.label]):
@@ -169,6 +171,13 @@ def _label(ink: NDArray[np.bool_], counted: NDArray[np.bool_]) -> str:
     if counted.all():
         return _uri(values, "png", bits=1, optimize=True)
     return _uri(values, "png", bits=2, transparency=2, optimize=True)
+
+
+def decoded(uri: str) -> np.ma.MaskedArray[Any, Any]:
+    """A picture's uint8 greys (H, W), masked where it is transparent."""
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+        grey, alpha = image.convert("RGBA").convert("LA").split()
+    return np.ma.masked_array(np.asarray(grey), np.asarray(alpha) == 0)
 
 
 def _uri(image: Image.Image, kind: str, **how: Any) -> str:
