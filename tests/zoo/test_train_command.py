@@ -13,9 +13,10 @@ from data_recipes.cli import run_cli
 from data_recipes.fragment import open_fragments
 from data_recipes.regions import Rect
 from zoo.checkpoint import load_checkpoint, read_info
-from zoo.configs import config_path
+from zoo.configs import config_path, list_configs
 from zoo.models.repmode import RepMode
 from zoo.predict.tiles import predict_region
+from zoo.registry import model_card, resolve_name
 from zoo.train.__main__ import TrainOptions
 from zoo.train.command import train_command
 from zoo.train.config import load_train_config
@@ -155,6 +156,19 @@ def test_a_models_own_settings_are_for_weights_that_it_is_given() -> None:
     assert (config.lr, config.layer_decay, config.weight_decay, config.warmup) == (8e-4, 0.6, 0.1, 0.25)
     assert settings_file("sam_tiny", "sam", pretrained=True) == family
     assert settings_file("mine:build", "mine", pretrained=True) is None
+
+
+@pytest.mark.parametrize("name", list_configs("train"))
+def test_shipped_settings_begin_with_a_command_that_takes_them(name: str) -> None:
+    path = config_path("train", name)
+    begins = "# Command: python -m zoo.train "
+    first = path.read_text().splitlines()[0]
+    assert first.startswith(begins)
+    model, *words = first.removeprefix(begins).split()
+    chosen = resolve_name(model, "cpu")
+    card = model_card(chosen)
+    given = read_pairs([word for word in words if "=" in word], "--options")
+    assert settings_file(chosen, card.family, pretrained=bool(given_weights(given, card.init_options))) == path
 
 
 def test_each_fragment_may_be_a_task_and_batches_mix_them(tmp_path: Path, capsys, monkeypatch) -> None:
