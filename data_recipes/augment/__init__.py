@@ -33,6 +33,7 @@ def augment(
 
     Labels and masks are moved or taken from the nearest pixel, never blended, so they keep their values and types; a
     pixel that comes from outside the tile is not in the mask. Only `mixup` makes the label float32, the share of ink.
+    Where the batch has a `task` (B,), `mixup` and `cutmix` mix tiles of one task only.
 
     Args:
         classes: as the model was built; `mixup` needs 1.

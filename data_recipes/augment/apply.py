@@ -30,8 +30,9 @@ def augment(
     volume = drop_layers(volume, draws, settings)
     volume = degrade_detail(volume, draws, settings)
     volume = cut_out(volume, draws, settings)
-    volume, label, mask = cut_mix((volume, label, mask), draws, settings)
-    volume, label, mask = mix_up((volume, label, mask), draws, settings)
+    task = batch.get("task")
+    volume, label, mask = cut_mix((volume, label, mask), draws, settings, task)
+    volume, label, mask = mix_up((volume, label, mask), draws, settings, task)
     return {**batch, "volume": volume, "label": label, "mask": mask}
 
 

@@ -35,9 +35,13 @@ class Draws:
         """(n,) indices of the tiles that are chosen with the chance `share`, on the batch's device."""
         return self.chance(share).nonzero()[:, 0].to(self.device)
 
-    def partners(self) -> Tensor:
-        """(B,) for each tile another one of the rows at hand, each taken once; itself only where it is alone."""
+    def partners(self, task: Tensor | None = None) -> Tensor:
+        """(B,) for each tile another one of the rows at hand and of its `task` (B,), each taken once; itself only where
+        it is alone."""
         order = self.values().argsort()
         partner = torch.empty_like(order)
-        partner[order] = order.roll(1)
+        of = torch.zeros_like(order) if task is None else task.cpu()[order]
+        for number in of.unique():
+            group = order[of == number]
+            partner[group] = group.roll(1)
         return partner.to(self.device)

@@ -22,15 +22,16 @@ def cut_out(volume: Tensor, draws: Draws, settings: AugmentSettings) -> Tensor:
     return volume.masked_fill_(square[:, None, None], 0.0)
 
 
-def cut_mix(planes: Planes, draws: Draws, settings: AugmentSettings) -> Planes:
-    """Put a piece of another tile, with its label and mask, in the same place of the chosen tiles, in place.
+def cut_mix(planes: Planes, draws: Draws, settings: AugmentSettings, task: Tensor | None = None) -> Planes:
+    """Put a piece of another tile of the same task, with its label and mask, in the same place of the chosen tiles, in
+    place.
 
     Yun et al. 2019, https://arxiv.org/abs/1905.04899, for labels that are maps: they are put together as the tiles are.
     """
     if not settings.cutmix:
         return planes
     height, width = planes[0].shape[-2:]
-    chosen, partner = draws.chosen(settings.cutmix), draws.partners()
+    chosen, partner = draws.chosen(settings.cutmix), draws.partners(task)
     tall, wide = draws.uniform(*settings.cutmix_side) * height, draws.uniform(*settings.cutmix_side) * width
     top, left = draws.uniform(0, 1) * (height - tall), draws.uniform(0, 1) * (width - wide)
     piece = _rectangle(height, width, top, left, tall, wide)[chosen][:, None]
@@ -40,8 +41,9 @@ def cut_mix(planes: Planes, draws: Draws, settings: AugmentSettings) -> Planes:
     return planes
 
 
-def mix_up(planes: Planes, draws: Draws, settings: AugmentSettings) -> Planes:
-    """Blend the chosen tiles with another, and their labels to a share of ink (float32); both must count.
+def mix_up(planes: Planes, draws: Draws, settings: AugmentSettings, task: Tensor | None = None) -> Planes:
+    """Blend the chosen tiles with another of the same task, and their labels to a share of ink (float32); both must
+    count.
 
     Zhang et al. 2018, https://arxiv.org/abs/1710.09412. Every label of the batch becomes float32, chosen or not.
     """
@@ -50,7 +52,7 @@ def mix_up(planes: Planes, draws: Draws, settings: AugmentSettings) -> Planes:
     from scipy.special import betaincinv  # the Beta distribution's quantiles: one even draw a tile, from our generator
 
     volume, label, mask = planes
-    chosen, partner = draws.chosen(settings.mixup), draws.partners()
+    chosen, partner = draws.chosen(settings.mixup), draws.partners(task)
     weight = betaincinv(settings.mixup_alpha, settings.mixup_alpha, draws.values().double().numpy())
     weight = torch.from_numpy(weight).float().to(volume.device)[chosen].view(-1, 1, 1, 1)
     label = label.float().clamp(0, 1) if label.is_floating_point() else (label > 0).float()

@@ -236,6 +236,20 @@ def test_every_tile_is_mixed_with_another_one() -> None:
     assert torch.equal(alone["volume"], tagged(1)["volume"])
 
 
+@pytest.mark.parametrize("on", [{"mixup": 1, "mixup_alpha": 1}, {"cutmix": 1, "cutmix_side": (0.99, 1)}])
+def test_tiles_are_mixed_with_those_of_their_own_task(on: dict) -> None:
+    size = 12
+    task = torch.arange(size) % 3  # tile k holds its task, so that a mixture of two shows
+    task[-1] = 9  # alone in its own
+    volume = task.float().view(-1, 1, 1, 1, 1).repeat(1, 1, 2, 8, 8)
+    before = {**tagged(size, 8, 8), "volume": volume, "task": task}
+    plain = run({key: value for key, value in before.items() if key != "task"}, **on)
+    assert not torch.equal(plain["volume"], volume)
+    assert torch.equal(run(before, **on)["volume"], volume)
+    of_all = run({**before, "task": torch.zeros_like(task)}, **on)
+    assert torch.equal(of_all["volume"], plain["volume"]), "one task for all is as none"
+
+
 def test_a_loss_takes_the_labels_of_mixup_as_they_are() -> None:
     out = run(tagged(8), mixup=1, mixup_alpha=1)
     out["mask"][:] = True
