@@ -260,7 +260,7 @@ def test_controls_that_a_bench_did_not_run_are_said_once_and_mark_no_row(tmp_pat
     assert [(one.not_run, one.unchecked, one.verdict) for one in rows] == [
         (["labels turned", "floors"], [], "passed those run")
     ] * 2
-    line = "controls not run: labels turned, floors; who passed those run may fail these"
+    line = "controls not run: labels turned, floors; a row that passed those run may yet fail there"
     for text in (
         said.getvalue(),
         (tmp_path / "leaderboard.md").read_text(),

@@ -112,7 +112,7 @@ def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floor
             else []
         ),
         *(
-            [f"controls not run: {', '.join(missing)}; who passed those run may fail these"]
+            [f"controls not run: {', '.join(missing)}; a row that passed those run may yet fail there"]
             if (missing := not_run(rows))
             else []
         ),
