@@ -167,7 +167,7 @@ def test_everything_trained_runs_at_every_budget_under_its_own_name() -> None:
 
 
 def test_usual_runs_keep_the_folders_that_they_had_before_there_were_trials_and_budgets() -> None:
-    spec = planned()[0]
+    spec = planned()[0].model_copy(update={"scoring": 1})
     said = spec.model_dump(mode="json")
     later = ("classes", "labels_turned", "budget", "trial", "tried", "failed_trials", "start_from", "start_sha256")
     for key in (*later, "scoring"):
