@@ -104,6 +104,14 @@ def test_what_cannot_be_trained_on_or_written_to_is_refused_in_one_line(tmp_path
     assert "--fold 7 is not there; these are: 0 scrap" in refused(options(scrap, out=out, fold=7, buffer=8), capsys)
 
 
+def test_a_run_that_would_clear_what_it_starts_from_is_refused(tmp_path: Path, capsys) -> None:
+    scrap, out = write_fragment(tmp_path / "scrap"), tmp_path / "out"
+    assert train_command(options(scrap, out=out)) == 0
+    again = options(scrap, out=out, overwrite=True, start_from=out / "last.safetensors")
+    assert "last.safetensors lies in --out, which --overwrite clears; give another --out" in refused(again, capsys)
+    assert (out / "last.safetensors").exists()
+
+
 def test_fragments_without_a_label_are_left_out_and_named(tmp_path: Path, capsys) -> None:
     scrap, bare = write_fragment(tmp_path / "scrap"), write_fragment(tmp_path / "bare", label=False)
     assert train_command(options(scrap, bare, out=tmp_path / "out")) == 0

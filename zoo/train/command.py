@@ -80,6 +80,8 @@ def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -
     if not (options.resume or options.overwrite):  # before the plan of the run that is there would be replaced
         find_state(out / STATES, {}, resume=False, say=say)
         finished_report(out, {}, resume=False)
+    if source and options.overwrite and source.resolve().parent == out.resolve():
+        raise ValueError(f"--start-from {source} lies in --out, which --overwrite clears; give another --out")
     if source:
         read_info(source)  # before the data is read: a wrong path must show at once
 
