@@ -67,7 +67,6 @@ class PeakMemory:
         self.bytes = 0
         self.reserved: int | None = None
         self._held = 0
-        self._paused = False
         if self.device.type == "cuda":
             self.kind = "GPU memory"
         else:
@@ -95,19 +94,9 @@ class PeakMemory:
         self._sampler.join()
         self.bytes = max(self._highest, anonymous_bytes()) - self._start + self._held
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Not looking, on a CPU: for what is no part of the work, such as the copies that saving a checkpoint makes."""
-        self._paused = True
-        try:
-            yield
-        finally:
-            self._paused = False
-
     def _sample(self) -> None:
         while not self._done.wait(_SAMPLE_SECONDS):
-            if not self._paused:
-                self._highest = max(self._highest, anonymous_bytes())
+            self._highest = max(self._highest, anonymous_bytes())
 
 
 def _give_back_freed() -> None:
