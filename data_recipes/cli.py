@@ -18,6 +18,13 @@ ECHO_SECONDS = 1.0
 """torchrun passes on to its processes a Ctrl-C that the terminal has sent to all of them already."""
 
 
+def no_default(metavar: str) -> object:
+    """For an option that stays out of the way where it is not given: --help says in words what holds then."""
+    from tyro.conf import arg
+
+    return arg(metavar=metavar, help_behavior_hint="")
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command and exit with its status: 0, its own code, 2 for a user's mistake, 130 for Ctrl-C.
 

@@ -37,8 +37,7 @@ class KindReport:
         """An edge report with its reason spelt out from the buckets."""
         if not self.edge_px:
             return self.because("the label has no ink edge here")
-        last = len(self.available) - 1
-        names = [f"{i / (last + 1):.2g}–{(i + 1) / (last + 1):.2g}" for i in range(last + 1)]
+        names = _intervals(len(self.available))
         full = [name for name, n in zip(names, self.available, strict=True) if n >= self.capacity]
         poor = [f"{name}: {n}" for name, n in zip(names, self.available, strict=True) if n < self.capacity]
         reasons = [f"too few windows by ink ratio ({', '.join(poor)})"] if poor else []
@@ -101,4 +100,13 @@ class Report:
                 style = "yellow" if kind.got < kind.asked else ""
                 table.add_row(escape(part.part), kind.kind, f"{kind.asked}", f"{kind.got}", *cells, style=style)
         lines = [f"[yellow]short[/] {escape(line)}" for line in self.shortfalls] or ["every quota is met"]
+        available = [kind.available for part in self.parts for kind in part.kinds if kind.available]
+        found = [any(counts) for counts in zip(*available, strict=True)]
+        if empty := [name for name, any_at_all in zip(_intervals(len(found)), found, strict=True) if not any_at_all]:
+            lines.append(f"no candidate window has an ink ratio of {', '.join(empty)}")
         return Group(table, *lines)
+
+
+def _intervals(buckets: int) -> list[str]:
+    """The ink ratios of each bucket."""
+    return [f"{i / buckets:.2g}–{(i + 1) / buckets:.2g}" for i in range(buckets)]

@@ -245,10 +245,14 @@ def paired(a: Scores, b: Scores, among: Scatter | None = None, *, level: float =
 
 
 def score_interval(scores: Scores, *, level: float = 0.95) -> PairedInterval:
-    """A configuration's own score with its interval, for show: models are compared by their paired difference."""
+    """A configuration's own score with its interval, for show: models are compared by their paired difference.
+
+    What two or three folds scatter may reach beyond the scores there are; the interval ends at 0 and 1.
+    """
     of_seeds = _of_seeds(scores) / scores.runs.size
     alone = scatter([scores])
-    return _interval(scores.runs, scores.resampled, of_seeds, 0.0, alone, whole_blocks([scores]), level)
+    found = _interval(scores.runs, scores.resampled, of_seeds, 0.0, alone, whole_blocks([scores]), level)
+    return found._replace(lo=max(found.lo, 0.0), hi=min(found.hi, 1.0))
 
 
 def whole_blocks(scores: Sequence[Scores]) -> int:

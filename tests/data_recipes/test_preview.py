@@ -12,6 +12,8 @@ from rich.console import Console
 
 from data_recipes.build import build
 from data_recipes.preview import COLOURS, _histogram, _reduced, preview
+from data_recipes.recipe import load_recipe
+from data_recipes.report import KindReport, PartReport, Report
 from data_recipes.table import SampleTable
 
 
@@ -43,8 +45,21 @@ def test_build_writes_the_table_and_prints_every_bucket(data, tmp_path):
     printed = console.file.getvalue()
     assert "≥0.9" in printed
     assert "every quota is met" in printed
+    assert "no candidate" not in printed
     assert f"90 tiles written to {out}" in printed
     assert [path.name for path in out.parent.iterdir()] == ["table.csv"]
+
+
+def test_buckets_that_no_window_falls_into_are_named_though_quotas_are_met():
+    parts = [
+        PartReport(name, name, (KindReport("edge", 9, 9, 20, available=available, taken=(9, 0, 0, 0)),))
+        for name, available in (("a", (10, 9, 1, 0)), ("b", (10, 9, 0, 0)))
+    ]
+    console = quiet()
+    console.print(Report(load_recipe("edges_buckets_void").model_copy(update={"buckets": 4}), tuple(parts)).table())
+    printed = console.file.getvalue()
+    assert "every quota is met" in printed
+    assert "no candidate window has an ink ratio of 0.75–1" in printed
 
 
 def test_build_says_why_a_quota_fell_short(data, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from tests.zoo.test_bench_parts import fragment, plan, suite
 from zoo.bench.__main__ import BenchOptions
 from zoo.bench.command import _as_run as as_run
+from zoo.bench.command import _folder as results_folder
 from zoo.bench.command import _train_overrides as train_overrides
 from zoo.bench.plan import plan_runs, resolve_models
 from zoo.bench.report import _budget as budget
@@ -83,3 +84,9 @@ def test_the_caption_says_the_budget_and_who_has_another() -> None:
     assert budget(results) == ["budget: 5 steps of 16 tiles a run; but sam_tiny 2 minutes"]
     assert budget(results[:1]) == ["budget: 5 steps of 16 tiles a run"]
     assert budget([one for one in results if one.spec.floor]) == []
+
+
+def test_other_data_have_a_folder_of_their_own() -> None:
+    own, elsewhere = BenchOptions(), BenchOptions(data=("somewhere/tile.zarr", "phantom:dipole:3"))
+    assert results_folder(suite(**FILE), own) == suite(**FILE).name
+    assert results_folder(suite(**FILE), elsewhere) == f"{suite(**FILE).name}-tile.zarr-phantom-dipole-3"

@@ -310,7 +310,7 @@ def test_a_run_that_another_bench_is_at_is_left_to_it_and_waited_for(tmp_path: P
     specs = plan(suite(), fragments, [0, 1])[:2]
     ran: list[str] = []
 
-    def run(spec: RunSpec, folder: Path) -> Result:
+    def run(spec: RunSpec, folder: Path, console: Console) -> Result:
         ran.append(spec.run_id)
         other.release()  # the other bench gets to the end of its run once ours is done
         result = Result(run_id=spec.run_id, status="ok", spec=spec, quality={"dice": 0.5})

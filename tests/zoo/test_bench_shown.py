@@ -239,6 +239,14 @@ def test_a_row_with_another_loss_or_budget_than_the_suites_says_so(
     assert row.warnings == remarks
 
 
+@pytest.mark.parametrize(("measured", "remarks"), [(0.9, 1), (0.7, 0), (0.2, 0)])
+def test_a_cost_that_was_measured_beside_other_work_says_so(tmp_path: Path, measured: float, remarks: int) -> None:
+    took = {"step_seconds": measured, "run_step_seconds": 0.5}
+    results = [one.model_copy(update={"cost": took}) for one in saved_results(tmp_path, {"m": 0.8}, blocks=60)]
+    (row,) = build_rows(results, tmp_path, floors=[])
+    assert ["0.9 s a step, 0.5 s in training" in remark for remark in row.warnings] == [True] * remarks
+
+
 def of_turned(results: list[Result], label: str) -> list[Result]:
     """The same runs with one more on turned labels of the row `label`."""
     first = next(one for one in results if one.spec.label == label)

@@ -109,6 +109,11 @@ def test_the_score_is_the_mean_over_runs():
     assert low < scores.runs.mean() < high
 
 
+def test_the_interval_that_is_shown_ends_at_0_and_1():
+    two_folds = Scores(np.array([[0.2], [0.9]]), np.full((2, 50), 0.5), np.ones(200), np.ones(200, np.int64))
+    assert score_interval(two_folds)[1:3] == (0.0, 1.0)
+
+
 # --- how often an interval errs ---------------------------------------------------------------------------------------
 
 

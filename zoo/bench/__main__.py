@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import arg
 
-from data_recipes.cli import run_cli
+from data_recipes.cli import no_default, run_cli
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
 @dataclass(frozen=True)
@@ -23,60 +25,60 @@ class BenchOptions:
     python -m zoo.bench report DIR… writes the leaderboard of a finished bench anew, or one of several.
     """
 
-    models: Annotated[tuple[str, ...], arg(metavar="NAME[,NAME…]")] = ()
+    models: Annotated[tuple[str, ...], no_default("NAME[,NAME…]")] = ()
     """Models, families or labels of the suite's rows; all: one of each family. Default: the suite's own."""
-    data: Annotated[tuple[str, ...], arg(metavar="PATH…")] = ()
+    data: Annotated[tuple[str, ...], no_default("PATH…")] = ()
     """Fragments, folders of fragments, or phantom:INK:SEED. Default: the suite's own."""
     suite: str = "quick"
     """A suite by name (see --list) or the path of a YAML file."""
-    out: Path | None = None
-    """Folder for results. Default: runs/bench/SUITE."""
-    seeds: Annotated[tuple[str, ...], arg(metavar="N[,N…]")] = ()
+    out: Annotated[Path | None, no_default("FOLDER")] = None
+    """Folder for results. Default: runs/bench/SUITE, with --data runs/bench/SUITE-DATA."""
+    seeds: Annotated[tuple[str, ...], no_default("N[,N…]")] = ()
     """Seeds to run. Default: the suite's."""
-    folds: Annotated[tuple[str, ...], arg(metavar="N[,N…]")] = ()
+    folds: Annotated[tuple[str, ...], no_default("N[,N…]")] = ()
     """Folds of the split to run, from 0. Default: the suite's, or all."""
-    steps: int | None = None
+    steps: Annotated[int | None, no_default("N")] = None
     """Budget of training a run, in steps."""
-    tiles_seen: int | None = None
+    tiles_seen: Annotated[int | None, no_default("N")] = None
     """The same in tiles seen, each as often as it is seen. One budget may be given."""
-    minutes: float | None = None
+    minutes: Annotated[float | None, no_default("MINUTES")] = None
     """The same in minutes."""
-    flops: float | None = None
+    flops: Annotated[float | None, no_default("FLOPS")] = None
     """The same in counted FLOPs of training, such as 1e15."""
-    budgets: Annotated[tuple[str, ...], arg(metavar="TIMES[,TIMES…]")] = ()
+    budgets: Annotated[tuple[str, ...], no_default("TIMES[,TIMES…]")] = ()
     """Run everything at so many times the budget as well, such as 0.5,2; models that change places are named."""
-    sweep: Annotated[tuple[str, ...], arg(metavar="SETTING=VALUE[,VALUE…]")] = ()
+    sweep: Annotated[tuple[str, ...], no_default("SETTING=VALUE[,VALUE…]")] = ()
     """Training settings to choose for each row before it is run, such as lr=1e-4,3e-4: the same trials for all, judged
     on validation strips of the training side, never on test."""
-    labels_turned: bool = False
+    labels_turned: Flag = False
     """Also train and score every model on labels turned by 180°: what scores there is a leak, or layout."""
-    tile: int | None = None
+    tile: Annotated[int | None, no_default("PX")] = None
     """Side of a tile, px."""
-    depth: int | None = None
+    depth: Annotated[int | None, no_default("LAYERS")] = None
     """Layers a model sees."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, no_default("TILES")] = None
     """Tiles a step."""
-    loss: str | None = None
+    loss: Annotated[str | None, no_default("NAME[+NAME…]")] = None
     """Losses by name, joined by +, such as focal+jaccard+ms_ssim."""
-    recipe: str | None = None
+    recipe: Annotated[str | None, no_default("NAME|FILE.yaml")] = None
     """Sampling recipe, by name or path."""
-    samples: int | None = None
+    samples: Annotated[int | None, no_default("TILES")] = None
     """Tiles in the training table."""
-    letter_px: int | None = None
+    letter_px: Annotated[int | None, no_default("PX")] = None
     """Side of the blocks that are resampled for intervals, px: at least a letter's pitch."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda[:N]")] = "auto"
     """Where to run; auto takes a GPU when there is one."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"] | None, no_default("{auto,fp32,bf16,fp16}")] = None
     """Arithmetic of training and prediction."""
     engine: Literal["local", "ray"] = "local"
     """ray: send the runs to a Ray cluster (at RAY_ADDRESS, or one started here)."""
     num_cpus: int = 1
     """CPUs of each run on a Ray cluster, where it has no GPU."""
-    pictures: bool = True
+    pictures: Flag = True
     """Show the data and the maps; --no-pictures where only numbers may be published."""
-    list_all: Annotated[bool, arg(name="list")] = False
+    list_all: Annotated[Flag, arg(name="list")] = False
     """List the suites and the models, and stop."""
-    dry_run: bool = False
+    dry_run: Flag = False
     """Print the runs and the time that they will take, and stop. What was never measured is tried, for seconds."""
 
 
@@ -90,9 +92,9 @@ class ReportOptions:
 
     folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="DIR…")]
     """Folders of benches (their --out)."""
-    out: Path | None = None
+    out: Annotated[Path | None, no_default("FOLDER")] = None
     """Where the leaderboard goes. Default: the folder itself; of several a folder of its own is needed."""
-    pictures: bool = True
+    pictures: Flag = True
     """Show the data and the maps; --no-pictures where only numbers may be published."""
 
 

@@ -21,6 +21,7 @@ from data_recipes.schema import describe
 from zoo.bench.cluster import cluster_device, run_all_on_cluster
 from zoo.bench.expect import print_plan
 from zoo.bench.merge import keep_record
+from zoo.bench.names import slug
 from zoo.bench.plan import RunSpec, plan_runs, resolve_models
 from zoo.bench.report import make_console, report
 from zoo.bench.result import Result
@@ -50,7 +51,7 @@ def bench(options: BenchOptions) -> int:
     on_cluster = options.engine == "ray"
     device = cluster_device(options.device, options.num_cpus) if on_cluster else str(resolve_device(options.device))
     models = resolve_models(suite, _split(options.models) or None, device)
-    out = options.out or Path("runs") / "bench" / suite.name
+    out = options.out or Path("runs") / "bench" / _folder(suite, options)
     check_writable(out)
     fragments = open_fragments(data)
     overrides = _train_overrides(options)
@@ -89,6 +90,12 @@ def bench(options: BenchOptions) -> int:
         raise
     report(results, fragments, suite, out, console, own_data=bool(options.data), pictures=options.pictures)
     return 0 if all(result.status == "ok" for result in results) else 1
+
+
+def _folder(suite: Suite, options: BenchOptions) -> str:
+    """Its own for other data: their leaderboards would take each other's place."""
+    named = [slug(Path(item).name) for item in options.data]
+    return "-".join([suite.name, *named])[:80]
 
 
 def _tuned(specs: list[RunSpec], tuning: Sequence[RunSpec], out: Path, grid: Grid) -> list[RunSpec]:

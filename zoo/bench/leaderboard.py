@@ -159,6 +159,7 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     row.controls["null_high"] = _mean([run.controls["null_high"] for run in with_null])
     row.controls["null_auc"] = _mean([run.controls.get("null_auc", run.quality["auc_blocks"]) for run in with_null])
     cost: dict[str, list[Any]] = {key: [run.cost.get(key) for run in good] for key in _COSTS}
+    row.warnings += _disturbed(good)
     row.parameters, row.steps = _first(cost["parameters"]), _first(cost["steps"])
     row.train_mb, row.inference_mb = _megabytes(cost["train_bytes"]), _megabytes(cost["inference_bytes"])
     row.step_seconds, row.train_seconds = _mean(cost["step_seconds"], median), _mean(cost["train_seconds"])
@@ -172,6 +173,18 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     elif not (row.floor or row.control):
         row.failures, row.unchecked = _failures(row, good), _unchecked(row, floors)
     return row
+
+
+def _disturbed(runs: Sequence[Result]) -> list[str]:
+    """Whether a step took so much longer where it was measured than in the runs that it cannot be its own time."""
+    pairs = [(run.cost.get("step_seconds"), run.cost.get("run_step_seconds")) for run in runs]
+    measured, trained = (_mean([pair[place] for pair in pairs], median) for place in (0, 1))
+    if not measured or not trained or measured < _DISTURBED * trained:
+        return []
+    return [
+        f"the machine had other work when its cost was measured: {measured:.2g} s a step, {trained:.2g} s in training; "
+        "another --out measures again"
+    ]
 
 
 def holds(run: Result, cost: str) -> bool:
@@ -214,6 +227,7 @@ def _given(spec: RunSpec) -> str:
 
 
 _CLASS = "dice_class_"
+_DISTURBED = 1.5
 _COSTS = (
     *("parameters", "steps", "train_bytes", "inference_bytes", "memory_kind"),
     *("step_seconds", "train_seconds", "megapixels_per_second"),

@@ -130,7 +130,7 @@ def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floor
         lines.append(f"leak: {leak} test pixels seen in training")
         lines += _where(good)
         scored = max(result.times_scored for result in good)
-        often = "once" if scored <= 1 else f"up to {scored} times, its seeds counted one by one"
+        often = "once" if scored <= 1 else f"up to {scored} times on this machine, its seeds counted one by one"
         lines.append(f"a configuration has been scored on this test region {often}")
         if told := _by_fold(good, _agreement):
             lines.append(f"ceiling: the two labels of what is tested agree to {told}; a higher score says nothing more")

@@ -72,7 +72,7 @@ def _once(specs: list[RunSpec], number: int, out: Path, console: Console, *, wai
             console.print(f"{head(specs, number)}  [dim]finished before, kept[/]")
             return _counted(done, folder)
         console.print(head(specs, number))
-        done = _counted(_run(specs[number], folder), folder)
+        done = _counted(_run(specs[number], folder, console), folder)
         console.print(outcome(done))
         return done
 
@@ -133,14 +133,16 @@ def finished(folder: Path) -> Result | None:
     return result if result.status == "ok" else None
 
 
-def _run(spec: RunSpec, folder: Path) -> Result:
+def _run(spec: RunSpec, folder: Path, console: Console | None = None) -> Result:
     (folder / RESULT_FILE).unlink(missing_ok=True)
     write_whole(folder / SPEC_FILE, spec.model_dump_json(indent=1))
     trained = spec.floor or (folder / TRAINED_FILE).is_file()  # a run whose scoring failed keeps its checkpoint
     if not trained and (failed := _stage("train", spec, folder)):
         return failed
     if not spec.floor:
-        _measure(spec, folder)
+        _measure(spec, folder, console)
+    if console is not None:
+        console.print("    [dim]predicting and scoring[/]")
     return _stage("score", spec, folder) or load_result(folder / RESULT_FILE)
 
 
@@ -152,7 +154,7 @@ def _stage(stage: str, spec: RunSpec, folder: Path) -> Result | None:
     return load_result(folder / RESULT_FILE) if (folder / RESULT_FILE).is_file() else _killed(spec, folder, stage, code)
 
 
-def _measure(spec: RunSpec, folder: Path) -> None:
+def _measure(spec: RunSpec, folder: Path, console: Console | None) -> None:
     """Leave the figures of each stage of the cost, or the reason for none, in a run's folder; see `stage_file`.
 
     What another run of this configuration has found is copied. What has failed is tried once more by the next run.
@@ -167,6 +169,8 @@ def _measure(spec: RunSpec, folder: Path) -> None:
             if stage in found:
                 write_whole(own, json.dumps({"figures": found[stage]}))
                 continue
+            if console is not None:
+                console.print(f"    [dim]measuring the {stage.replace('-', ' of ')}[/]")
             code = _worker(stage, folder)
             if code and not own.is_file():
                 write_whole(own, json.dumps({"reason": _why(code)}))

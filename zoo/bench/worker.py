@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 import psutil
@@ -80,5 +81,6 @@ def _stop_when_left_alone() -> None:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message=".*the outermost layer is repeated")  # the bench has said it, once
     _stop_when_left_alone()
     sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -9,12 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import arg
 
-from data_recipes.cli import run_cli
-
-
-def no_default(metavar: str) -> object:
-    """An option that stays out of the way where it is not given: --help says in words what holds then."""
-    return arg(metavar=metavar, help_behavior_hint="")
+from data_recipes.cli import no_default, run_cli
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,9 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import arg
 
-from data_recipes.cli import run_cli
+from data_recipes.cli import no_default, run_cli
 
 Also = Literal["tif", "png", "mask", "csv"]
-
-
-def no_default(metavar: str) -> object:
-    """An option that stays out of the way where it is not given: --help says in words what holds then."""
-    return arg(metavar=metavar, help_behavior_hint="")
 
 
 @dataclass(frozen=True)
