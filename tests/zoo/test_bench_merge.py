@@ -63,7 +63,7 @@ def test_a_run_that_both_made_counts_once(tmp_path: Path, capsys: pytest.Capture
         ({"tile": 64}, "tile"),
         ({"letter_px": 128}, "letter_px"),
         ({"split": {"kind": "blocks", "parts": 3}}, "split"),
-        ({"train": {"lr": 0.5}}, "settings of depthcnn_tiny"),
+        ({"train": {"lr": 0.5}}, "lr of train of settings of depthcnn_tiny in fold .* differ .*0.5"),
     ],
 )
 def test_benches_that_were_not_made_alike_are_refused_with_what_differs(changed: dict[str, Any], named: str) -> None:

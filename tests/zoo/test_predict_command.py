@@ -17,7 +17,7 @@ import torch
 import zarr
 from PIL import Image
 
-from tests.zoo.segments import CONTRACT, KNOWN, tree, wake, write_checkpoint, write_mask, write_segment
+from tests.zoo.segments import CONTRACT, DEPTH, KNOWN, tree, wake, write_checkpoint, write_mask, write_segment
 from zoo.cluster import Workers
 from zoo.predict.__main__ import PredictOptions, ReduceOptions
 from zoo.predict.cluster import _job
@@ -113,6 +113,17 @@ def test_several_checkpoints_are_averaged(home: Path) -> None:
     mean = (map_of(home, "ma.zarr").astype(float) + map_of(home, "mb.zarr")) / 2
     np.testing.assert_allclose(map_of(home, "ab.zarr"), mean, atol=2e-3)
     assert np.abs(map_of(home, "ma.zarr").astype(float) - map_of(home, "mb.zarr")).max() > 0.01
+
+
+def test_a_direction_that_leaves_the_volume_stops_both_before_the_first(tmp_path: Path) -> None:
+    even = KNOWN.replace(
+        f"center_layer: {DEPTH // 2}", "center_layer: 3"
+    )  # of 6 layers: forward 1 to 5, reverse 0 to 4
+    write_segment(tmp_path / "segment", 64, 64, depth=6, known=even.replace("3", "2"))
+    write_checkpoint(tmp_path / "a.safetensors", contract=CONTRACT.model_copy(update={"offset": 1}))
+    with pytest.raises(ValueError, match="layers -?[0-9]+ to [0-9]+ are needed"):
+        predict(tmp_path, "way.zarr", direction="both")
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("way")]
 
 
 def test_both_directions_are_two_maps(home: Path) -> None:

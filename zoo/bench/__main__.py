@@ -51,7 +51,8 @@ class BenchOptions:
     """Training settings to choose for each row before it is run, such as lr=1e-4,3e-4: the same trials for all, judged
     on validation strips of the training side, never on test."""
     labels_turned: Flag = False
-    """Also train and score every model on labels turned by 180°: what scores there is a leak, or layout."""
+    """Also train and score every model, floors apart, with the first seed on labels turned by 180°: what scores there
+    is a leak, or layout."""
     tile: Annotated[int | None, no_default("PX")] = None
     """Side of a tile, px."""
     depth: Annotated[int | None, no_default("LAYERS")] = None

@@ -52,7 +52,8 @@ def bench(options: BenchOptions) -> int:
     device = cluster_device(options.device, options.num_cpus) if on_cluster else str(resolve_device(options.device))
     models = resolve_models(suite, _split(options.models) or None, device)
     out = options.out or Path("runs") / "bench" / _folder(suite, options)
-    check_writable(out)
+    if not options.dry_run:
+        check_writable(out)
     fragments = open_fragments(data)
     overrides = _train_overrides(options)
     suite = _as_run(_fit_depth(suite, options, fragments, console), options, models, overrides)
@@ -69,7 +70,7 @@ def bench(options: BenchOptions) -> int:
     tuning = trials(specs, suite.sweep)
     _check_models([*tuning, *specs])
     refuse_test_phantoms(fragments, {name for spec in specs for name in (*spec.train_rects, *spec.calibration_rects)})
-    _announce(console, suite, specs, fragments, device, out)
+    _announce(console, suite, tuning, specs, fragments, device, out)
     if options.dry_run:
         print_plan([*tuning, *_tuned(specs, tuning, out, suite.sweep)], out, console, here=not on_cluster)
         return 0
@@ -248,13 +249,15 @@ def _check_models(specs: Sequence[RunSpec]) -> None:
 def _announce(
     console: Console,
     suite: Suite,
+    tuning: Sequence[RunSpec],
     specs: Sequence[RunSpec],
     fragments: dict[str, Fragment],
     device: str,
     out: Path,
 ) -> None:
     head = f"[bold]inkzoo bench[/], suite [bold]{escape(suite.name)}[/] on {device}"
-    console.print(f"{head}: {len(specs)} runs into {escape(str(out))}")
+    count = (f"{len(tuning)} trials and " if tuning else "") + f"{len(specs)} runs"
+    console.print(f"{head}: {count} into {escape(str(out))}")
     console.print(f"[dim]{escape(suite.about)}[/]")
     parts = {name for spec in specs for name in (*spec.train_rects, *spec.calibration_rects, *spec.test_rects)}
     for fragment in fragments.values():
@@ -264,7 +267,7 @@ def _announce(
         console.print(f"  {escape(fragment.name)}: {fragment.depth} layers of {size} px[dim]{escape(notes)}[/]")
     names = {spec.label: spec.model for spec in specs}
     rows = (label if label == model else f"{label} ({model})" for label, model in names.items())
-    console.print(f"  models: {escape(', '.join(rows))}\n")
+    console.print(f"  models: {escape('; '.join(rows))}\n")
 
 
 def _why_left_out(fragment: Fragment) -> str:

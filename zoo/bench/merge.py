@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.bench.__main__ import ReportOptions
 
 RECORD = "bench.json"
+_LONGEST = 60  # characters of two values that are told
 _OF_A_ROW = (
     *("model", "options", "floor", "labels_turned", "budget", "trial", "tried", "failed_trials", "train"),
     "start_sha256",
@@ -161,8 +162,20 @@ def check_comparable(benches: Mapping[str, tuple[Suite, Sequence[RunSpec]]]) -> 
         for spec in specs:
             said = {"split": suite.split, **_shared(spec)}
             firsts = {what: seen.setdefault(what, (name, value)) for what, value in said.items()}
-            if differ := [what for what, (_, value) in firsts.items() if value != said[what]]:
-                raise ValueError(f"{firsts[differ[0]][0]} and {name} cannot be compared: {', '.join(differ)} differ")
+            if differ := {what: value for what, (_, value) in firsts.items() if value != said[what]}:
+                raise ValueError(
+                    f"{firsts[next(iter(differ))][0]} and {name} cannot be compared: "
+                    + "; ".join(_difference(what, value, said[what]) for what, value in differ.items())
+                )
+
+
+def _difference(what: str, one: Any, other: Any) -> str:
+    """In words: the values where they are short, of several settings those that differ."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        told = f"{one!r} and {other!r}"
+        return f"{what} differ" + (f" ({told})" if len(told) <= _LONGEST else "")
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return ", ".join(_difference(f"{key} of {what}", one.get(key), other.get(key)) for key in keys)
 
 
 def _shared(spec: RunSpec) -> dict[str, Any]:

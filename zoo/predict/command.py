@@ -49,6 +49,12 @@ def predict_command(options: PredictOptions) -> int:
     }
     if all(out.exists() for out in outs.values()):
         raise FileExistsError(f"{' and '.join(map(str, outs.values()))}: exist already; remove them")
+    _check_options(options, _division(options)[2])
+    device, here = _devices(options, _division(options)[2])
+    fragment, loaded = _open(options, here)
+    for way in outs:  # before hours go into the first: the window of the other one may leave the volume
+        _plan(dataclasses.replace(options, direction=way), fragment, loaded, device, lambda text: None)
+    del fragment, loaded
     for way, out in outs.items():
         if not out.exists():  # one that is there was made before the command was interrupted
             _predict(dataclasses.replace(options, direction=way, out=out))
@@ -63,8 +69,7 @@ def _predict(options: PredictOptions) -> int:
     check_writable(options.out.parent, "OUT")
     _check_options(options, under_torchrun)
     device, here = _devices(options, under_torchrun)
-    fragment = open_segment(absolute_data([options.segment])[0], None if options.mask is None else str(options.mask))
-    loaded = load_models([text.strip() for text in options.checkpoint.split(",") if text.strip()], here)
+    fragment, loaded = _open(options, here)
     plan, fragment = _plan(options, fragment, loaded, device, say)
     store, job = _begin(options, plan, fragment, [one for _, one in loaded], device, here, say, console)
     _say_division(store, part, parts, say)
@@ -90,6 +95,12 @@ def _predict(options: PredictOptions) -> int:
         time.sleep(_POLL_SECONDS)  # torchrun ends this process where another one fails
     _finish(store, options, console)
     return 0
+
+
+def _open(options: PredictOptions, here: torch.device) -> tuple[Fragment, list[tuple[CheckpointRef, Loaded]]]:
+    """The segment and the checkpoints that were named."""
+    fragment = open_segment(absolute_data([options.segment])[0], None if options.mask is None else str(options.mask))
+    return fragment, load_models([text.strip() for text in options.checkpoint.split(",") if text.strip()], here)
 
 
 def _say_division(store: MapStore, part: int, parts: int, say: Say) -> None:
@@ -303,6 +314,8 @@ def _begin(
             plan, moved = choose_on_cluster(plan, options, console)
         if plan.precision != "fp32":
             told = f"{plan.precision} (moves no probability by more than {max(moved, 1e-4):.4f})"
+        elif moved:
+            told = f"fp32 (bf16 would move a probability by {moved:.4f}, more than a grey value)"
     store = MapStore.begin(path, plan)
     wanted = plan.part(0, 1)
     for shard in set(store.missing()).difference(wanted):
