@@ -116,10 +116,7 @@ def test_several_checkpoints_are_averaged(home: Path) -> None:
 
 
 def test_a_direction_that_leaves_the_volume_stops_both_before_the_first(tmp_path: Path) -> None:
-    even = KNOWN.replace(
-        f"center_layer: {DEPTH // 2}", "center_layer: 3"
-    )  # of 6 layers: forward 1 to 5, reverse 0 to 4
-    write_segment(tmp_path / "segment", 64, 64, depth=6, known=even.replace("3", "2"))
+    write_segment(tmp_path / "segment", 64, 64, depth=DEPTH + 1)  # layers 1 to 5 are read forward, -1 to 3 reverse
     write_checkpoint(tmp_path / "a.safetensors", contract=CONTRACT.model_copy(update={"offset": 1}))
     with pytest.raises(ValueError, match="layers -?[0-9]+ to [0-9]+ are needed"):
         predict(tmp_path, "way.zarr", direction="both")

@@ -104,7 +104,7 @@ def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floor
         "every pair is compared on the same runs, with what blocks of "
         f"{suite.letter_px} px{', seeds' if len(seeds) > 1 else ''}{' and folds' if len(folds) > 1 else ''} scatter, "
         "Holm over the pairs; no rank where fewer than 30 blocks hold or are given ink",
-        "how runs scatter is taken from all rows together: beside more of them the same runs tell a difference otherwise",
+        "how runs scatter is taken from all rows together, so other rows beside a model change its intervals a little",
         *_blocks(rows, suite),
         *(["one seed: how much training itself scatters is not in the intervals"] if len(seeds) == 1 else []),
         *(
