@@ -154,7 +154,7 @@ def _stage(stage: str, spec: RunSpec, folder: Path) -> Result | None:
     return load_result(folder / RESULT_FILE) if (folder / RESULT_FILE).is_file() else _killed(spec, folder, stage, code)
 
 
-def _measure(spec: RunSpec, folder: Path, console: Console | None) -> None:
+def _measure(spec: RunSpec, folder: Path, console: Console | None = None) -> None:
     """Leave the figures of each stage of the cost, or the reason for none, in a run's folder; see `stage_file`.
 
     What another run of this configuration has found is copied. What has failed is tried once more by the next run.
