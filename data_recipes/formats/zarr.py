@@ -18,6 +18,7 @@ import numpy as np
 from data_recipes.formats.arrays import LazyArray, Squeezed
 from data_recipes.formats.layout import Layout
 from data_recipes.formats.remote import AnyPath, RemoteArray, RemotePath
+from data_recipes.formats.shards import Shards
 
 MARKERS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 OURS = "inkzoo"
@@ -83,16 +84,25 @@ class ZarrArray(LazyArray):
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype):
         self.path, self.shape, self.dtype = path, shape, dtype.newbyteorder("=")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A process that is sent this opens the files itself."""
+        return {"path": self.path, "shape": self.shape, "dtype": self.dtype}
+
     @cached_property
     def _array(self) -> Any:
         import zarr
 
         return zarr.open_array(self.path, mode="r")
 
+    @cached_property
+    def _shards(self) -> Shards | None:
+        stated = self.path / "zarr.json"
+        return Shards.of(self.path, _load(stated)) if stated.is_file() else None
+
     def _read(self, box: tuple[slice, ...]) -> np.ndarray:
         whole = tuple(slice(s.start, s.stop) for s in box)
         try:
-            out = np.asarray(self._array[whole])
+            out = self._shards.read(whole) if self._shards else np.asarray(self._array[whole])
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{self.path}: cannot be decoded ({error}); damaged? copy it again") from error
         return np.asarray(out[tuple(slice(None, None, s.step) for s in box)], self.dtype)
