@@ -28,7 +28,7 @@ from data_recipes.formats.zarr import OURS, is_zarr
 from data_recipes.fragment import Fragment, open_fragment
 
 Size = tuple[int, int, int]
-MAX_CHUNK_Z = 80
+MAX_CHUNK_Z, MAX_SHARD_Z = 16, 80  # layers
 PLANE_CHUNK, PLANE_SHARD = 256, 4096
 _PLAN, _DONE = "convert.json", "convert.done"
 
@@ -48,8 +48,9 @@ def convert(
         src: whatever `open_fragment` opens.
         dst: a path that ends in `.zarr` and does not exist yet.
         to_uint8: `high_byte` or `clip:LO:HI` to store 16 bits as 8; None stores what is there.
-        chunk: (Z, Y, X) that is decoded at once; by default all layers up to 80, and 128×128 px.
-        shard: (Z, Y, X) of one file, a multiple of the chunk; by default the chunk's layers and 1024×1024 px.
+        chunk: (Z, Y, X) that is decoded at once; by default up to 16 layers, for models read 12 to 30 of a volume's 65,
+            and 128×128 px.
+        shard: (Z, Y, X) of one file, a multiple of the chunk; by default all layers up to 80, and 1024×1024 px.
         progress: draw a bar on stderr.
 
     Returns:
@@ -94,14 +95,17 @@ def _plan(fragment: Fragment, to_uint8: str | None, chunk: Size | None, shard: S
     depth, height, width = volume.shape
     if chunk is None:
         across = (shard[1], shard[2]) if shard else (128, 128)
-        layers = math.ceil(depth / math.ceil(depth / MAX_CHUNK_Z)) if shard is None else min(shard[0], MAX_CHUNK_Z)
+        layers = math.ceil(depth / math.ceil(depth / MAX_CHUNK_Z))
+        if shard:
+            layers = next((n for n in range(min(shard[0], MAX_CHUNK_Z), 0, -1) if shard[0] % n == 0), 0)
         chunk = (layers, min(128, across[0]), min(128, across[1]))
     if min(chunk) < 1 or (shard and min(shard) < 1):
         raise ValueError(f"chunk {chunk}, shard {shard}: every side must be at least 1")
     if shard is None:
         room = (max(1, 1024 // chunk[1]), max(1, 1024 // chunk[2]))
         needed = (math.ceil(height / chunk[1]), math.ceil(width / chunk[2]))
-        shard = (chunk[0], chunk[1] * min(room[0], needed[0]), chunk[2] * min(room[1], needed[1]))
+        deep = min(math.ceil(depth / chunk[0]), max(1, MAX_SHARD_Z // chunk[0]))
+        shard = (chunk[0] * deep, chunk[1] * min(room[0], needed[0]), chunk[2] * min(room[1], needed[1]))
     if any(s % c for s, c in zip(shard, chunk, strict=True)):
         raise ValueError(f"shard {_size(shard)} is no multiple of chunk {_size(chunk)} on every axis")
     return {

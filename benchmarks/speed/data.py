@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import zarr
+from zarr.codecs import ZstdCodec
 
-SHAPE, CHUNK = (65, 8181, 6330), (64, 128, 128)
+SHAPE, CHUNK, SHARD = (65, 8181, 6330), (13, 128, 128), (65, 1024, 1024)
 PREFETCHED = 2  # batches that the loop's loader has each worker read ahead
 
 
@@ -69,7 +70,13 @@ def kaggle_sized(folder: Path) -> Path:
     """A fragment of the size of Kaggle's first, as `convert` writes it; every chunk holds the same noise."""
     store = folder / "kaggle.zarr"
     volume = zarr.create_array(
-        store=store, shape=SHAPE, dtype="uint8", chunks=CHUNK, shards=(64, 1024, 1024), dimension_names=["z", "y", "x"]
+        store=store,
+        shape=SHAPE,
+        dtype="uint8",
+        chunks=CHUNK,
+        shards=SHARD,
+        compressors=ZstdCodec(level=1, checksum=True),
+        dimension_names=["z", "y", "x"],
     )
     noise = np.random.default_rng(0).normal(110, 30, (SHAPE[0], 1024, 1024)).clip(0, 255).astype(np.uint8)
     for y in range(0, SHAPE[1], 1024):

@@ -86,7 +86,7 @@ def test_a_second_label_goes_along(tmp_path):
     assert_same(open_fragment(src), copy)
 
 
-def test_default_chunks_hold_all_layers_and_shards_are_whole_files(tmp_path):
+def test_default_chunks_are_small_and_shards_are_whole_files(tmp_path):
     written = convert(make_segment(tmp_path), tmp_path / "copy.zarr", progress=False)
     array = zarr.open_array(written / "0", mode="r")
     assert array.metadata.zarr_format == 3
@@ -95,6 +95,18 @@ def test_default_chunks_hold_all_layers_and_shards_are_whole_files(tmp_path):
     ome = zarr.open_group(written, mode="r").attrs["ome"]
     assert ome["version"] == "0.5"
     assert ome["multiscales"][0]["datasets"][0]["path"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("depth", "chunk", "shard"), [(1, 1, 1), (13, 13, 13), (20, 10, 20), (65, 13, 65), (100, 15, 75)]
+)
+def test_a_chunk_holds_as_many_layers_as_a_model_reads_and_a_shard_all(tmp_path, depth, chunk, shard):
+    (tmp_path / "a/layers").mkdir(parents=True)
+    for number in range(depth):
+        tifffile.imwrite(tmp_path / f"a/layers/{number:03}.tif", np.full((20, 20), number, np.uint8))
+    array = zarr.open_array(convert(tmp_path / "a", tmp_path / "a.zarr", progress=False) / "0", mode="r")
+    assert (array.chunks[0], array.shards[0]) == (chunk, shard)
+    assert (array[:, 3, 4] == np.arange(depth)).all()
 
 
 def test_own_chunks_and_shards(tmp_path):
@@ -106,6 +118,8 @@ def test_own_chunks_and_shards(tmp_path):
         convert(src, tmp_path / "b.zarr", chunk=(3, 32, 64), shard=(7, 64, 128), progress=False)
     with pytest.raises(ValueError, match="at least 1"):
         convert(src, tmp_path / "b.zarr", chunk=(0, 32, 64), progress=False)
+    written = convert(src, tmp_path / "c.zarr", shard=(28, 128, 128), progress=False)
+    assert zarr.open_array(written / "0", mode="r").chunks == (14, 128, 128)
 
 
 def test_high_byte_and_clip_are_applied_and_stated(tmp_path):
