@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 SHAPE, CHUNK, SHARD = (65, 8181, 6330), (13, 128, 128), (65, 1024, 1024)
 PREFETCHED = 2  # batches that the loop's loader has each worker read ahead
@@ -75,7 +75,7 @@ def kaggle_sized(folder: Path) -> Path:
         dtype="uint8",
         chunks=CHUNK,
         shards=SHARD,
-        compressors=ZstdCodec(level=1, checksum=True),
+        compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
         dimension_names=["z", "y", "x"],
     )
     noise = np.random.default_rng(0).normal(110, 30, (SHAPE[0], 1024, 1024)).clip(0, 255).astype(np.uint8)

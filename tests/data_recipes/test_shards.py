@@ -25,6 +25,7 @@ CODECS: dict[str, Any] = {
     "blosc": BloscCodec(cname="lz4", shuffle="bitshuffle"),
     "gzip": GzipCodec(level=1),
     "zstd and crc32c": (ZstdCodec(level=1), Crc32cCodec()),
+    "what convert writes": (BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()),
 }
 
 
@@ -84,7 +85,7 @@ def test_a_shard_that_is_cut_off_is_named(tmp_path: Path) -> None:
         array[:, :32, 48:]
 
 
-@pytest.mark.parametrize("codecs", ["zstd with checksum", "zstd and crc32c"])
+@pytest.mark.parametrize("codecs", ["zstd with checksum", "zstd and crc32c", "what convert writes"])
 def test_a_bit_that_flipped_in_a_chunk_is_named(tmp_path: Path, codecs: str) -> None:
     write(tmp_path / "a", CODECS[codecs])
     file = a_shard(tmp_path / "a")
