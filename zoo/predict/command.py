@@ -22,7 +22,7 @@ from zoo.cluster import worker_device
 from zoo.device import resolve_device, resolve_precision
 from zoo.ink_map import parse_region
 from zoo.predict.finish import DEFAULT_THRESHOLD, add_forms, check_threshold, finish, form_of, partial_of, paths_of
-from zoo.predict.fit import fit_bits, fit_scale, fit_window
+from zoo.predict.fit import fit
 from zoo.predict.job import Job, as_trained, load_models, make_job, open_segment, whole_shards
 from zoo.predict.plan import CheckpointRef, Plan
 from zoo.predict.progress import show_progress
@@ -49,11 +49,9 @@ def predict_command(options: PredictOptions) -> int:
     }
     if all(out.exists() for out in outs.values()):
         raise FileExistsError(f"{' and '.join(map(str, outs.values()))}: exist already; remove them")
-    _check_options(options, _division(options)[2])
-    device, here = _devices(options, _division(options)[2])
-    fragment, loaded = _open(options, here)
+    fragment, loaded = _open(options, torch.device("cpu"))
     for way in outs:  # before hours go into the first: the window of the other one may leave the volume
-        _plan(dataclasses.replace(options, direction=way), fragment, loaded, device, lambda text: None)
+        fit(dataclasses.replace(options, direction=way), loaded[0][1].contract, fragment, lambda text: None)
     del fragment, loaded
     for way, out in outs.items():
         if not out.exists():  # one that is there was made before the command was interrupted
@@ -242,17 +240,7 @@ def _plan(
     """What is to be made, and the fragment as it is read. Whatever is not known or not as in training is said."""
     refs, first = [ref for ref, _ in loaded], loaded[0][1]
     stamp, path = data_stamp(fragment), str(fragment.path)
-    contract = fit_bits(first.contract, fragment, options.to_uint8, say)
-    contract, fragment, factor = fit_scale(contract, fragment, options.voxel_size, say)
-    contract = fit_window(
-        contract,
-        fragment,
-        direction=None if options.direction == "both" else options.direction,
-        start=options.layer_start,
-        end=options.layer_end,
-        repeat=options.repeat_layers,
-        say=say,
-    )
+    contract, fragment, factor = fit(options, first.contract, fragment, say)
     tile = options.tile or contract.tile
     region = whole_shards([parse_region(text) for text in options.region], fragment.shape, options.shard)
     if region:

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from data_recipes.fragment import Fragment
 from data_recipes.resample import resampled
 from data_recipes.tiles import InputContract, parse_to_uint8
+
+if TYPE_CHECKING:
+    from zoo.predict.__main__ import PredictOptions
 
 Direction = Literal["forward", "reverse"]
 VoxelSize = Literal["refuse", "resample", "ignore"]
 _SAME_SCALE = 0.02  # as InputContract.check has it
 
 Say = Callable[[str], None]
+
+
+def fit(
+    options: PredictOptions, contract: InputContract, fragment: Fragment, say: Say
+) -> tuple[InputContract, Fragment, float]:
+    """The contract with what was asked for, the fragment on its scale, and by how much it was resampled (1: not).
+
+    Raises:
+        ValueError: the fragment cannot be read so; with the option that would force it.
+    """
+    contract = fit_bits(contract, fragment, options.to_uint8, say)
+    contract, fragment, factor = fit_scale(contract, fragment, options.voxel_size, say)
+    contract = fit_window(
+        contract,
+        fragment,
+        direction=None if options.direction == "both" else options.direction,
+        start=options.layer_start,
+        end=options.layer_end,
+        repeat=options.repeat_layers,
+        say=say,
+    )
+    return contract, fragment, factor
 
 
 def fit_bits(contract: InputContract, fragment: Fragment, how: str | None, say: Say) -> InputContract:
