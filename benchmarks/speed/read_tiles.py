@@ -1,15 +1,19 @@
 """How fast a random 64×256×256 tile is read from a converted fragment, beside three ways in which others read one.
 
-    python benchmarks/speed/read_tiles.py [--side 1536] [--tiles 40]
+    python benchmarks/speed/read_tiles.py [--side 1536] [--tiles 40] [--cold]
 
 All four hold the same bytes: 65 layers of fibre-like noise. Peers: tifffile reading the touched layers whole, as the
 notebooks of the field do; this project's own reader on the same compressed TIFF layers; and zarr with the chunks it
 chooses itself. Tiles are read in turn from each, so that a slow moment of the machine hits all of them.
+
+The system still holds the files just written, unless `--cold` has it let go of them before every tile: then the disk's
+own speed is in the times.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--side", type=int, default=1536, help="side of the fragment, px")
     parser.add_argument("--tiles", type=int, default=40, help="tiles read from each")
+    parser.add_argument("--cold", action="store_true", help="from the disk, not from the system's memory of it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         readers = prepare(Path(folder), options.side)
@@ -41,6 +46,8 @@ def main() -> None:
             y, x = (int(v) for v in rng.integers(0, options.side - TILE[1], 2))
             tiles = {}
             for name, read in readers.items():
+                if options.cold:
+                    forget(Path(folder))
                 began = time.perf_counter()
                 tiles[name] = read(y, x)
                 seconds[name].append(time.perf_counter() - began)
@@ -80,6 +87,15 @@ def prepare(folder: Path, side: int) -> dict[str, Read]:
         "this reader on the TIFF layers": lambda y, x: tiffs.read(y, y + height, x, x + width, 0, depth),
         "zarr, its own chunks": lambda y, x: np.asarray(opened[:depth, y : y + height, x : x + width]),
     }
+
+
+def forget(folder: Path) -> None:
+    """Have the system drop what it holds of the files in a folder."""
+    os.sync()  # what is not yet on the disk cannot be dropped
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 if __name__ == "__main__":

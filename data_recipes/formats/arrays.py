@@ -146,7 +146,10 @@ def spill(shape: Sequence[int], dtype: np.dtype, what: str) -> np.memmap:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with tempfile.TemporaryFile(prefix="inkzoo-") as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a SIGBUS later
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a SIGBUS later
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
         except OSError as error:
             where = tempfile.gettempdir()
             raise OSError(error.errno, f"{error.strerror} in {where} for decoding {what} ({size >> 20} MiB)") from error

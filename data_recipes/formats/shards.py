@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _KEPT = 256  # indices of shards
-_NOTHING = np.uint64(2**64 - 1)  # offset and length of a chunk that was never written
+_NOTHING = 2**64 - 1  # offset and length of a chunk that was never written
 _CRC = 4  # bytes
 
 Decode = Callable[[bytes], bytes]
@@ -133,13 +133,15 @@ class Shards:
             for s, at, side in zip(box, corner, self.shard, strict=True)
         ]
         chunks = [range(s.start // side, -(-s.stop // side)) for s, side in zip(inside, self.chunk, strict=True)]
-        for number in itertools.product(*chunks):
-            offset, length = index[number]
-            if offset == _NOTHING and length == _NOTHING:
-                continue
-            stored = os.pread(file, int(length), int(offset))
+        places = [(number, *map(int, index[number])) for number in itertools.product(*chunks)]
+        places = [place for place in places if place[1:] != (_NOTHING, _NOTHING)]
+        if hasattr(os, "posix_fadvise"):  # the disk fetches all at once, and goes on while the first is decoded
+            for _, offset, length in places:
+                os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
+        for number, offset, length in places:
+            stored = os.pread(file, length, offset)
             if len(stored) != length:
-                raise ValueError(f"chunk {number} is cut off after {len(stored)} of {int(length)} bytes")
+                raise ValueError(f"chunk {number} is cut off after {len(stored)} of {length} bytes")
             values = np.frombuffer(self._decode(stored), self.dtype).reshape(self.chunk)
             first = [at * side for at, side in zip(number, self.chunk, strict=True)]
             part = [
