@@ -1,4 +1,7 @@
-"""A training whose tiles take long to read, by one process beside it: `python -m tests.zoo.slow_tiles FRAGMENT OUT`."""
+"""A training whose tiles take long to read, by one process beside it, or else those that it is validated on.
+
+python -m tests.zoo.slow_tiles FRAGMENT OUT train|validation
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,19 @@ class SlowTiles(TileDataset):
         return super().__getitem__(index)
 
 
-def main(path: str, out: str) -> None:
+def main(path: str, out: str, slow: str) -> None:
     fragments = open_fragments([path])
     (name, fragment), *_ = fragments.items()
     planes = fragment.label, fragment.papyrus, fragment.supervised
     table = grid_table(name, (whole(fragment.shape),), *planes, tile=32, stride=32)
-    tiles = SlowTiles(fragments, table, InputContract(stored_dtype="uint8", depth=4, tile=32))
+    contract = InputContract(stored_dtype="uint8", depth=4, tile=32)
+    tiles, slow_tiles = TileDataset(fragments, table, contract), SlowTiles(fragments, table, contract)
     settings = {"loss": "bce", "augment": None, "steps": 1000, "batch_size": 2, "precision": "fp32", "num_workers": 1}
-    train(Plain(depth=4, tile=32), tiles, load_train_config(**settings), device="cpu", out=out)
+    if slow == "train":
+        train(Plain(depth=4, tile=32), slow_tiles, load_train_config(**settings), device="cpu", out=out)
+    else:
+        config = load_train_config(**settings, validate_every=2)
+        train(Plain(depth=4, tile=32), tiles, config, device="cpu", out=out, validation=slow_tiles)
 
 
 if __name__ == "__main__":

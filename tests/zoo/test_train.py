@@ -229,8 +229,11 @@ def test_a_signal_keeps_what_was_trained(folder: Path, tmp_path: Path, number: s
     assert "Traceback" not in told
 
 
-def test_a_sigterm_that_takes_the_reading_processes_too_keeps_what_was_trained(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.zoo.slow_tiles", str(folder), str(tmp_path)]
+@pytest.mark.parametrize("slow", ["train", "validation"])
+def test_a_sigterm_that_takes_the_reading_processes_too_keeps_what_was_trained(
+    folder: Path, tmp_path: Path, slow: str
+) -> None:
+    command = [sys.executable, "-m", "tests.zoo.slow_tiles", str(folder), str(tmp_path), slow]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     root, pipes = Path(__file__).resolve().parents[2], {"stderr": subprocess.PIPE, "text": True}
     running = subprocess.Popen(command, cwd=root, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
@@ -238,6 +241,7 @@ def test_a_sigterm_that_takes_the_reading_processes_too_keeps_what_was_trained(f
         log, patience = tmp_path / "log.jsonl", time.monotonic() + 120
         while not (log.exists() and log.stat().st_size) and running.poll() is None and time.monotonic() < patience:
             time.sleep(0.02)
+        time.sleep(3 if slow == "validation" else 0)  # the second step is soon done, and its validation takes long
         os.killpg(running.pid, signal.SIGTERM)  # while the next tiles are waited for
         _, told = running.communicate(timeout=120)
     finally:
@@ -245,6 +249,8 @@ def test_a_sigterm_that_takes_the_reading_processes_too_keeps_what_was_trained(f
     assert told.splitlines()[-1].startswith("zoo.train.interrupt.TrainingInterrupted: interrupted after step ")
     assert len(states(tmp_path / "state")) == 1
     assert (tmp_path / "last.safetensors").exists()
+    if slow == "validation":
+        assert "validation_ap" in (tmp_path / "log.jsonl").read_text()  # it was finished, as in a run that goes on
 
 
 def test_signal_handlers_are_put_back(dataset: TileDataset, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def run(halves, out: Path, **fields: Any) -> TrainReport:
 def test_validation_counts_every_tile_once_and_leaves_the_model_training(halves) -> None:
     _, right = halves
     model = small_model().train()
-    score = validate(Fabric(accelerator="cpu", devices=1), model, right, config(batch_size=4), at_once=3)
+    score = validate(Fabric(accelerator="cpu", devices=1), model, right, config(batch_size=4), 3, Event())
     assert model.training
     histogram = InkHistogram()
     with torch.no_grad():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from threading import Event
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ _MOST_WORKERS = 6  # more than this wait for the disk, and each holds its batche
 
 _STREAMS = ("model", "augment")
 Stream = Literal["model", "augment"]
+T = TypeVar("T")
 
 
 def step_seed(seed: int, step: int, stream: Stream, rank: int = 0) -> int:
@@ -89,6 +91,20 @@ def fixed_loader(
         worker_init_fn=_leave_interrupts_to_the_main_process,
         generator=torch.Generator().manual_seed(seed),  # or it would draw from the global one
     )
+
+
+def read_on(load: Callable[[int, int | None], Iterable[T]], workers: int | None, stopped: Event) -> Iterator[T]:
+    """What `load(first, workers)` yields. A SIGTERM to all processes of a run ends those that read too: what is left of
+    a step or of a validation is then read by this one, so that it can be finished and saved."""
+    done = 0
+    try:
+        for batch in load(0, workers):
+            yield batch
+            done += 1
+    except RuntimeError:
+        if not stopped.is_set():
+            raise
+        yield from load(done, 0)
 
 
 def _leave_interrupts_to_the_main_process(_: int) -> None:

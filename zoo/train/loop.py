@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ from zoo.memory import PeakMemory, one_memory_error, out_of_memory
 from zoo.models.base import InkModel
 from zoo.models.layers import in_full
 from zoo.train.average import averaged_weights, make_average, update_average
-from zoo.train.batches import Batches, make_loader, step_seed, to_device
+from zoo.train.batches import Batches, make_loader, read_on, step_seed, to_device
 from zoo.train.config import TrainConfig
 from zoo.train.engine import Parallel, make_fabric, training_precision
 from zoo.train.interrupt import TrainingInterrupted, any_process
@@ -195,11 +195,12 @@ def train(
 
         tiles = CachedTiles(dataset) if config.cache_tiles else dataset
 
-        def batches_from_here(workers: int | None) -> Iterator[dict[str, Any]]:
-            whose = {"first": at.step, "rank": rank, "processes": fabric.world_size}
-            return iter(make_loader(tiles, config.batch_size, config.seed, device, workers, **whose))
+        begun, whose = at.step, {"rank": rank, "processes": fabric.world_size}
 
-        batches = batches_from_here(config.num_workers)
+        def load(number: int, workers: int | None) -> Iterable[dict[str, Any]]:
+            return make_loader(tiles, config.batch_size, config.seed, device, workers, first=begun + number, **whose)
+
+        batches = read_on(load, config.num_workers, stopped)
         start, saved = time.perf_counter() - at.seconds, time.perf_counter()
         share = _share(config, at, step_flops)
         while share < 1:
@@ -209,12 +210,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
 
-            try:
-                batch = next(batches)
-            except RuntimeError:  # a SIGTERM to all processes ended those that read; the step is finished without them
-                if not stopped.is_set():
-                    raise
-                batch = next(batches_from_here(0))
+            batch = next(batches)
             laps.lap(WAITING)
             batch = to_device(batch, device)
             laps.lap(COPYING)
@@ -296,7 +292,7 @@ def train(
             if config.validate_every and validation and (at.step % config.validate_every == 0 or share >= 1):
                 scored = model if average is None or not int(average.n_averaged) else average.module
                 stood = time.perf_counter()
-                score = validate(fabric, scored, validation, config, at.micro_batch)
+                score = validate(fabric, scored, validation, config, at.micro_batch, stopped)
                 start += time.perf_counter() - stood  # minutes are of training
                 log.write(at.step, {"validation_ap": score.ap, "validation_dice": score.dice}, score.tiles)
                 at.since_best += 1

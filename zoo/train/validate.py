@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from threading import Event
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from data_recipes.tiles import TileDataset
 from zoo.degrade import degrade
 from zoo.metrics import InkHistogram
 from zoo.models.base import ink_probability
-from zoo.train.batches import fixed_loader, to_device
+from zoo.train.batches import fixed_loader, read_on, to_device
 from zoo.train.config import TrainConfig
 
 
@@ -31,15 +32,17 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(fabric: Fabric, model: nn.Module, dataset: TileDataset, config: TrainConfig, at_once: int) -> Validation:
+def validate(
+    fabric: Fabric, model: nn.Module, dataset: TileDataset, config: TrainConfig, at_once: int, stopped: Event
+) -> Validation:
     """Score `model`, which is left in training mode, on every tile once; counts are added up over all processes, each
-    of which computes `at_once` tiles at a time."""
+    of which computes `at_once` tiles at a time. One that was asked to stop finishes all the same."""
     histogram, shown = InkHistogram(), []
     if fabric.world_size > 1:  # BatchNorm's averages are each process's own; the first one's are what is kept
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
     model.eval()
-    for batch in _share(dataset, config, fabric, at_once):
+    for batch in _share(dataset, config, fabric, at_once, stopped):
         volume = degrade(batch["volume"], config.degrade)
         with fabric.autocast():
             logits = model(volume, batch.get("task")).float()
@@ -67,14 +70,20 @@ def holds_ink(dataset: TileDataset) -> bool:
     return False
 
 
-def _share(dataset: TileDataset, config: TrainConfig, fabric: Fabric, size: int) -> Iterator[dict[str, Tensor]]:
+def _share(
+    dataset: TileDataset, config: TrainConfig, fabric: Fabric, size: int, stopped: Event
+) -> Iterator[dict[str, Tensor]]:
     """This process's tiles, each tile counted in exactly one process; every process yields as many batches."""
     rows = range(fabric.global_rank, -(-len(dataset) // fabric.world_size) * fabric.world_size, fabric.world_size)
     batches = [
         [min(row, len(dataset) - 1) for row in rows[first : first + size]] for first in range(0, len(rows), size)
     ]
     last = rows[-1] >= len(dataset)  # then the last tile is there to fill up, and must not count again
-    for number, batch in enumerate(fixed_loader(dataset, batches, fabric.device, config.num_workers)):
+
+    def load(first: int, workers: int | None) -> Iterable[dict[str, Tensor]]:
+        return fixed_loader(dataset, batches[first:], fabric.device, workers)
+
+    for number, batch in enumerate(read_on(load, config.num_workers, stopped)):
         if last and number == len(batches) - 1:
             batch["mask"][-1] = False
         yield to_device(batch, fabric.device)
