@@ -296,6 +296,14 @@ def test_the_front_holds_what_nothing_cheaper_equals() -> None:
             [row("a", 0.8, rank=1), row("b", 0.7, rank=1), row("c", 0.7, rank=1)],
             "b and c cannot be told apart from it.",
         ),
+        (
+            [row("lean", 0.7, 90, rank=1), row("a", 0.8, 400, rank=1), row("c", 0.7, 200, rank=1)],
+            "a has Dice 0.800; lean and c cannot be told apart from it; lean takes the least memory of them.",
+        ),
+        (
+            [row(name, 0.8, rank=1) for name in "abcdefg"],
+            "a has Dice 0.800; b, c, d and 3 more cannot be told apart from it.",
+        ),
         ([row("a", 0.8), row("b", 0.7)], "No rank is given. a has the highest score, Dice 0.800."),
         (
             [row("a", 0.8, blocks=24)],

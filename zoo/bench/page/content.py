@@ -17,6 +17,7 @@ from zoo.registry import model_card
 Pairs = list[tuple[str, str]]
 """Terms and what is said of them."""
 
+_NAMED = 4  # in the leading sentence, of those that share a rank
 _OWN_PLACE = {"rank", "dice", "dice_low", "dice_high", "runs", "times_scored", "floor"}
 
 
@@ -147,10 +148,14 @@ def _lead(best: Row, models: Sequence[Row]) -> str:
     if best.rank is None:
         few = too_few_blocks(models)
         return f"No rank is given{f': {few}' if few else ''}. {best.label} has the highest score, {score}."
-    tied = [row.label for row in models if row.rank == best.rank and row is not best]
-    if tied:
-        those = tied[0] if len(tied) == 1 else f"{', '.join(tied[:-1])} and {tied[-1]}"
-        return f"{best.label} has {score}; {those} cannot be told apart from it."
+    tied = [row for row in models if row.rank == best.rank]
+    if len(tied) > 1:
+        others = [row.label for row in tied if row is not best]
+        named = others if len(others) <= _NAMED else [*others[: _NAMED - 1], f"{len(others) - _NAMED + 1} more"]
+        those = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+        lean = min(tied, key=lambda row: row.train_mb or math.inf)
+        least = f"; {lean.label} takes the least memory of them" if lean is not best and lean.train_mb else ""
+        return f"{best.label} has {score}; {those} cannot be told apart from it{least}."
     return f"{best.label} leads with {score}." if len(models) > 1 else f"{best.label} has {score}."
 
 
