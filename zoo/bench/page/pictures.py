@@ -129,6 +129,7 @@ def _region(
             for word, key in (("Dice", "dice"), ("AUC", "auc"))
             if (value := scores.get(key)) is not None
         ]
+        said.append(f"seed {result.spec.seed}")
         # Maps differ in calibration; each is drawn from its own 2nd to 99.5th percentile, so that shapes compare.
         pictures.append(Picture(f"map {label}", titles[label], ", ".join(said), _grey(prob, share >= 0.5, (2, 99.5))))
     where = f"rows {outline.y0}–{outline.y1 - 1}, columns {outline.x0}–{outline.x1 - 1}, fold {fold}"
