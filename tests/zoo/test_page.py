@@ -302,7 +302,7 @@ def test_the_front_holds_what_nothing_cheaper_equals() -> None:
         ),
         (
             [row(name, 0.8, rank=1) for name in "abcdefg"],
-            "a has Dice 0.800; b, c, d and 3 more cannot be told apart from it.",
+            "a has Dice 0.800; 6 others cannot be told apart from it.",
         ),
         ([row("a", 0.8), row("b", 0.7)], "No rank is given. a has the highest score, Dice 0.800."),
         (

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 QUALITY_MEMORY, PANEL = "quality_memory.png", "panel"
+_BESIDE = 1.06  # where names begin, in parts of the axes' width
 
 
 def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
@@ -75,26 +76,33 @@ def quality_against_memory(rows: Sequence[Row], path: Path, title: str) -> bool:
 
 
 def _name_beside(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """The names of (name, x, y) in a column on the right, in the order of y, each with a line to its point.
+    """The names of (name, x, y) in a column on the right, each with a line to its point.
 
-    Names at the points themselves would lie over each other as soon as a board has more than a few rows.
+    Names at the points themselves would lie over each other as soon as a board has more than a few rows. Places in the
+    column are as near to the points' heights as there is room, and shared out so that all lines together are shortest:
+    then no two of them cross.
     """
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)
-    ordered = sorted(points, key=lambda point: point[2])
-    room = min(0.05, 1 / max(1, len(ordered) - 1))  # of the height, for a name
+    from scipy.optimize import linear_sum_assignment
+
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+    drawn = axes.transData.transform([point[1:] for point in points])
+    at = axes.transAxes.inverted().transform(drawn)  # in parts of the axes' width and height
+    room = min(0.05, 1 / max(1, len(points) - 1))  # of the height, for a name
     heights: list[float] = []
-    for _, _, y in ordered:
-        heights.append(max((y - low) / (high - low), heights[-1] + room if heights else 0.0))
+    for height in sorted(at[:, 1]):
+        heights.append(max(height, heights[-1] + room if heights else 0.0))
     limit = 1.0
     for number in reversed(range(len(heights))):  # what was pushed out at the top goes down again
         heights[number] = min(heights[number], limit)
         limit = heights[number] - room
-    for (name, x, y), height in zip(ordered, heights, strict=True):
+    across = (_BESIDE - at[:, :1]) * axes.bbox.width / axes.bbox.height
+    chosen = linear_sum_assignment(np.hypot(across, np.array(heights) - at[:, 1:]))
+    for point, place in zip(*chosen, strict=True):
+        name, x, y = points[point]
         axes.annotate(
             _literal(name),
             (x, y),
-            xytext=(1.06, height),
+            xytext=(_BESIDE, heights[place]),
             textcoords="axes fraction",
             fontsize=8,
             va="center",

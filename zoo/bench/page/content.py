@@ -17,7 +17,6 @@ from zoo.registry import model_card
 Pairs = list[tuple[str, str]]
 """Terms and what is said of them."""
 
-_NAMED = 4  # in the leading sentence, of those that share a rank
 _OWN_PLACE = {"rank", "dice", "dice_low", "dice_high", "runs", "times_scored", "floor"}
 
 
@@ -151,8 +150,7 @@ def _lead(best: Row, models: Sequence[Row]) -> str:
     tied = [row for row in models if row.rank == best.rank]
     if len(tied) > 1:
         others = [row.label for row in tied if row is not best]
-        named = others if len(others) <= _NAMED else [*others[: _NAMED - 1], f"{len(others) - _NAMED + 1} more"]
-        those = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+        those = " and ".join(others) if len(others) <= 2 else f"{len(others)} others"
         lean = min(tied, key=lambda row: row.train_mb or math.inf)
         least = f"; {lean.label} takes the least memory of them" if lean is not best and lean.train_mb else ""
         return f"{best.label} has {score}; {those} cannot be told apart from it{least}."
