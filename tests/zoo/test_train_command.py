@@ -12,13 +12,15 @@ import torch
 from data_recipes.cli import run_cli
 from data_recipes.fragment import open_fragments
 from data_recipes.regions import Rect
+from data_recipes.split import Fold
+from data_recipes.tiles import fit_contract
 from zoo.checkpoint import load_checkpoint, read_info
 from zoo.configs import config_path, list_configs
 from zoo.models.repmode import RepMode
 from zoo.predict.tiles import predict_region
 from zoo.registry import model_card, resolve_name
 from zoo.train.__main__ import TrainOptions
-from zoo.train.command import train_command
+from zoo.train.command import _validation, train_command
 from zoo.train.config import load_train_config
 from zoo.train.given import given_weights, read_pairs, read_tasks, settings_file, with_tasks
 
@@ -102,6 +104,22 @@ def test_what_cannot_be_trained_on_or_written_to_is_refused_in_one_line(tmp_path
     bare = write_fragment(tmp_path / "bare", label=False)
     assert "none of bare has an ink label" in refused(options(bare, out=out), capsys)
     assert "--fold 7 is not there; these are: 0 scrap" in refused(options(scrap, out=out, fold=7, buffer=8), capsys)
+
+
+def test_going_on_and_starting_anew_are_not_asked_for_together(tmp_path: Path, capsys) -> None:
+    both = options(write_fragment(tmp_path / "scrap"), out=tmp_path / "out", resume=True, overwrite=True)
+    assert "--resume goes on with the run that is there, --overwrite starts anew; give one" in refused(both, capsys)
+
+
+def test_validation_tiles_lie_side_by_side(tmp_path: Path) -> None:
+    fragments = open_fragments([write_fragment(tmp_path / "scrap")])
+    region = {"scrap": (Rect(0, 128, 0, 80),)}
+    contract = fit_contract(fragments, region, depth=4, tile=32)
+    fold = Fold("left", train={}, calibration=region, test={}, buffer=0)
+    table = _validation(fragments, fold, contract, None).table
+    assert sorted(zip(table.y.tolist(), table.x.tolist(), strict=True)) == [
+        (y, x) for y in (0, 32, 64, 96) for x in (0, 32, 48)
+    ]
 
 
 def test_a_run_that_would_clear_what_it_starts_from_is_refused(tmp_path: Path, capsys) -> None:

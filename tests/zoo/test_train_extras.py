@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from zoo.models.depthcnn import DepthCNN
 from zoo.train import loop
 from zoo.train.average import averaged_weights, make_average, update_average
 from zoo.train.config import TrainConfig, load_train_config
+from zoo.train.engine import check_sharded
+from zoo.train.interrupt import same_everywhere
 from zoo.train.laps import Laps, laps_table
 from zoo.train.log import read_log
 from zoo.train.loop import TrainReport, train
@@ -269,6 +272,25 @@ def test_steps_of_the_learning_rate_and_its_layers(halves, tmp_path: Path) -> No
     assert not torch.equal(before[names[1]], after[names[1]])
 
 
+def test_a_run_whose_processes_see_different_folders_is_refused(halves, tmp_path: Path, monkeypatch) -> None:
+    for found, same in (([0, 0], True), ([0, 3], False)):
+        fabric: Any = SimpleNamespace(world_size=2, device="cpu", all_gather=lambda _, found=found: torch.tensor(found))
+        assert same_everywhere(fabric, 0) is same
+    monkeypatch.setattr(loop, "same_everywhere", lambda *_: False)
+    with pytest.raises(ValueError, match="the processes do not see one --out: only some of them find a state in"):
+        run(halves, tmp_path)
+
+
+def test_what_fsdp_cannot_do_is_refused(halves, tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(ValueError, match="and there is one: start with torchrun, or take ddp"):
+        train(small_model(), halves[0], config(), device="cpu", out=tmp_path, parallel="fsdp")
+    monkeypatch.setattr("zoo.train.engine.world_size", lambda: 2)
+    with pytest.raises(ValueError, match="fsdp computes in bf16 or fp32, not in fp16"):
+        check_sharded(config(), "fp16")
+    with pytest.raises(ValueError, match="ema and average_last need the whole weights"):
+        check_sharded(config(ema=0.9), "fp32")
+
+
 def test_fp16_without_a_gpu_is_refused(halves, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fp16 needs a GPU, and this is cpu; use auto, bf16 or fp32"):
         run(halves, tmp_path, precision="fp16")
@@ -299,7 +321,7 @@ def test_weight_decay_leaves_gates_positions_and_tokens_alone() -> None:
         model = create_model(name, depth=4, tile=32)
         free = {
             id(p)
-            for group in make_optimizer(model, config(), torch.device("cpu")).param_groups
+            for group in make_optimizer(model, config(), torch.device("cpu"), "fp32").param_groups
             if group["weight_decay"] == 0
             for p in group["params"]
         }

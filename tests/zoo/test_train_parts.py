@@ -48,7 +48,7 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
 def test_biases_and_norms_do_not_decay() -> None:
     model = create_model("depthcnn_tiny", depth=4, tile=32)
     settings = load_train_config(steps=1, weight_decay=0.3)
-    decayed, free = make_optimizer(model, settings, torch.device("cpu")).param_groups
+    decayed, free = make_optimizer(model, settings, torch.device("cpu"), "fp32").param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
     assert all(parameter.ndim == 1 for parameter in free["params"])
     assert all(parameter.ndim > 1 for parameter in decayed["params"])

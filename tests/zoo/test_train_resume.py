@@ -69,13 +69,17 @@ def run(
 ) -> TrainReport:
     settings = {"loss": "bce", "steps": STEPS, "batch_size": 4, "precision": "fp32", "log_every": 3, **fields}
     torch.manual_seed(0)
-    model = create_model("depthcnn_tiny", depth=DEPTH, tile=TILE, width=4)
+    model = model_of()
     if sam:
         model = small(tile=TILE, depth=DEPTH, drop_path=0.5)
     config = load_train_config(**settings)
     how = {"resume": resume, "overwrite": overwrite, "say": say, "on_progress": on_progress}
     how |= {"validation": dataset} if config.validate_every else {}
     return train(model, dataset, config, device="cpu", out=out, options={"width": 4}, **how)
+
+
+def model_of() -> InkModel:
+    return create_model("depthcnn_tiny", depth=DEPTH, tile=TILE, width=4)
 
 
 def weights(out: Path, file: str = "last.safetensors") -> dict[str, Tensor]:
@@ -172,7 +176,8 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_from_before_and_can_be_gon
 ) -> None:
     run(dataset, tmp_path / "whole")
     stop_in_step(5, float("nan"))
-    with pytest.raises(TrainingDiverged, match=r"in step 5 .*tiles: noise \d+,\d+.*from before it are in .*last.safet"):
+    said = r"in step 5; its tiles: noise \d+,\d+.*from before it are in .*last.safetensors: .* with a lower --lr$"
+    with pytest.raises(TrainingDiverged, match=said):
         run(dataset, tmp_path / "cut")
     assert all(value.isfinite().all() for value in weights(tmp_path / "cut").values())
     run(dataset, tmp_path / "cut", resume=True)
@@ -190,7 +195,7 @@ def test_a_loss_that_is_not_finite_names_the_tiles_of_every_process(
         run(dataset, tmp_path)
     rows = dataset.table[np.array(next(iter(Batches(len(dataset), 4, seed=0, first=2))))]
     tiles = "; ".join(f"noise {y},{x}" for y, x in zip(rows.y, rows.x, strict=True))
-    assert f"in step 3 (use a lower --lr, or fp32); its tiles: {tiles}; " in str(caught.value)
+    assert f"in step 3; its tiles: {tiles}; " in str(caught.value)
 
 
 def test_out_of_memory_halves_the_batch_at_once_and_keeps_that_of_the_step(
@@ -270,6 +275,10 @@ def test_a_state_of_another_precision_other_tasks_or_more_processes_is_named(
     monkeypatch.setattr(loop, "training_precision", lambda *given: other[here(*given)])
     with pytest.raises(ValueError, match=r"other settings: computed in was '\w+', is '\w+'; give those"):
         run(dataset, tmp_path, resume=True, precision="auto")
+    monkeypatch.setattr(loop, "training_precision", here)
+    stop_in_step(2, Killed())  # the precision that was computed in may be asked for by name
+    with pytest.raises(Killed):
+        run(dataset, tmp_path, resume=True, precision=here("auto", model_of(), torch.device("cpu")))
 
     model, fragments = create_model("depthcnn_tiny", depth=DEPTH, tile=TILE), {"noise": dataset.fragments[0]}
     whos = [
@@ -358,7 +367,24 @@ def test_a_run_that_has_ended_is_left_as_it_is_unless_it_is_to_start_anew(datase
     with pytest.raises(ValueError, match=r"other settings: steps was 12, is 24"):
         run(dataset, tmp_path, resume=True, steps=24)
     assert (tmp_path / "last.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="--resume goes on with the run that is there, --overwrite starts anew"):
+        run(dataset, tmp_path, overwrite=True, resume=True)
     assert run(dataset, tmp_path, overwrite=True, steps=2).steps == 2
+
+
+def test_states_that_a_kill_at_the_very_end_left_are_removed(dataset: TileDataset, tmp_path: Path, monkeypatch) -> None:
+    def killed(_: Path) -> None:
+        raise Killed
+
+    monkeypatch.setattr(loop, "drop_states", killed)
+    with pytest.raises(Killed):
+        run(dataset, tmp_path, checkpoint_steps=3)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="holds a run that has ended"):
+        run(dataset, tmp_path)
+    assert states(tmp_path / "state")
+    run(dataset, tmp_path, resume=True)
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_retry_after_running_out_of_memory_does_not_hold_the_first_attempt(

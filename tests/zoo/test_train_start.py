@@ -149,5 +149,23 @@ def test_the_command_records_it_and_a_resumed_run_does_not_forget(tmp_path: Path
     (out / "last.safetensors").unlink()
     assert train_command(options(scrap, resume=True, **given)) == 0  # stopped before it kept anything: starts once more
     assert read_info(out / "last.safetensors")["config"]["started_from"] == record
+    finished = {"out": out, "resume": True, **given}
+    assert train_command(options(scrap, start_from=source, **finished)) == 0  # the very command, once more
+    again = "holds a run that started from"
+    assert again in refused(options(scrap, start_from=out / "last.safetensors", **finished), capsys)
+    begun = f"{first} {again} random weights, not from --start-from {source}"
+    assert begun in refused(options(scrap, out=first, resume=True, start_from=source), capsys)
+
+    (out / "finished.json").unlink()
+    (out / "state").mkdir()
+    (out / "state" / "step-000000001.safetensors").write_bytes(b"cut off")
+    (out / "last.safetensors").unlink()
+    assert train_command(options(scrap, **finished)) == 0  # no state is whole: it starts once more, and from the same
+    assert "tensors carried over" in capsys.readouterr().err
+    assert read_info(out / "last.safetensors")["config"]["started_from"] == record
+
+    (out / "finished.json").unlink()
+    source.write_bytes((out / "last.safetensors").read_bytes())
+    assert f"{source} has changed since {out} started from it" in refused(options(scrap, **finished), capsys)
     missing = tmp_path / "nowhere.safetensors"
     assert "no such checkpoint" in refused(options(scrap, out=tmp_path / "new", start_from=missing), capsys)

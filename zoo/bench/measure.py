@@ -168,7 +168,7 @@ def _steps(model: InkModel, spec: RunSpec, config: TrainConfig, precision: Chose
         model.heads = types.MethodType(torch.compile(type(model).heads), model)
     engine = fabric.setup_module(model)
     engine.mark_forward_method("heads")
-    optimizer: Any = fabric.setup_optimizers(make_optimizer(model, config, device))
+    optimizer: Any = fabric.setup_optimizers(make_optimizer(model, config, device, precision))
     tiles = noise(spec.depth, spec.tile, size, 0, classes=spec.classes)
     every = to_device(default_collate([tiles[index] for index in range(size)]), device)
 

@@ -32,9 +32,9 @@ from zoo.train.laps import laps_table
 from zoo.train.loop import train
 from zoo.train.plan import forget, held_to, keep, plan_batches, recall, room
 from zoo.train.progress import show_progress
-from zoo.train.report import finished_report
-from zoo.train.start import keep_source, recall_source, source_of, start_from
-from zoo.train.state import STATES, find_state, states
+from zoo.train.report import finished_report, has_ended
+from zoo.train.start import keep_source, recall_source, sha256_of, source_of, start_from
+from zoo.train.state import BOTH, STATES, find_state, holds_whole_state
 
 if TYPE_CHECKING:
     from zoo.train.__main__ import TrainOptions
@@ -47,10 +47,13 @@ def train_command(options: TrainOptions) -> int:
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=rank() > 0)
     tables = Console(stderr=True, quiet=rank() > 0)  # with the markup that they are made of
     with _warnings_as_lines(console.print):
-        return _train(options, console.print, tables)
+        return _train(options, console, tables)
 
 
-def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -> int:
+def _train(options: TrainOptions, console: Console, tables: Console) -> int:
+    say = console.print
+    if options.overwrite and options.resume:
+        raise ValueError(BOTH)
     device = resolve_device(options.device)
     name = resolve_name(options.model, device.type)
     card = model_card(name)
@@ -78,8 +81,8 @@ def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -
     )
     check_writable(out)
     if not (options.resume or options.overwrite):  # before the plan of the run that is there would be replaced
-        find_state(out / STATES, {}, resume=False, say=say)
         finished_report(out, {}, resume=False)
+        find_state(out / STATES, {}, resume=False, say=say)
     if source and options.overwrite and source.resolve().parent == out.resolve():
         raise ValueError(f"--start-from {source} lies in --out, which --overwrite clears; give another --out")
     if source:
@@ -149,7 +152,7 @@ def _train(options: TrainOptions, say: Callable[[str], None], tables: Console) -
         ).config
         keep(config, out, options.vram or options.ram)
     try:
-        with held_to(budget, device), show_progress(name) as on_progress:
+        with held_to(budget, device), show_progress(name, console) as on_progress:
             done = train(
                 model,
                 dataset,
@@ -198,13 +201,31 @@ def _settings(asked: str | None, of_the_model: Path | None) -> list[Path]:
 
 
 def _source(options: TrainOptions, out: Path, say: Callable[[str], None]) -> tuple[Path | None, dict[str, Any] | None]:
-    """The checkpoint to start from; and what is known of the one that a run started from which goes on."""
-    if options.start_from or not options.resume:
-        return options.start_from, None
+    """The checkpoint to start from; and what is known of the one that a run started from which goes on.
+
+    Raises:
+        ValueError: a run that goes on had started from something else, or must start once more and its checkpoint has
+            changed since.
+    """
+    asked = options.start_from
+    if not options.resume:
+        return asked, None
     recalled = recall_source(out, say)
-    if recalled and not states(out / STATES):  # stopped before it kept anything: it starts once more
-        return Path(recalled["path"]), None
-    return None, recalled
+    was = Path(recalled["path"]) if recalled else None
+    if has_ended(out) or holds_whole_state(out / STATES):
+        if asked and asked.absolute() != was and (recalled is None or sha256_of(asked) != recalled["sha256"]):
+            raise ValueError(
+                f"{out} holds a run that started from {was or 'random weights'}, not from --start-from {asked}; leave "
+                "it out to go on with that run, or give another --out"
+            )
+        return None, recalled
+    if recalled and was and not asked:  # stopped before it kept anything whole: it starts once more
+        if sha256_of(was) != recalled["sha256"]:
+            raise ValueError(
+                f"{was} has changed since {out} started from it; --overwrite starts anew with what it is now"
+            )
+        return was, None
+    return asked, None
 
 
 def _labelled(fragments: Mapping[str, Fragment], say: Callable[[str], None]) -> dict[str, Fragment]:
@@ -229,10 +250,11 @@ def _fold(number: int | None, fragments: Mapping[str, Fragment], buffer: int, se
 def _validation(
     fragments: Mapping[str, Fragment], fold: Fold | None, contract: InputContract, tasks: Mapping[str, int] | None
 ) -> TileDataset:
-    """The calibration strip that a fold leaves out, as grid tiles: ink at its natural prevalence."""
+    """The calibration strip that a fold leaves out, in tiles side by side: ink at its natural prevalence. Those of the
+    last row and column overlap the ones before them."""
     if fold is None:
         raise ValueError("validate_every needs pixels that are left out; give --fold")
-    recipe = load_recipe("grid").with_(tile=contract.tile, samples=None)
+    recipe = load_recipe("grid").with_(tile=contract.tile, samples=None).model_copy(update={"stride": 1.0})
     table, _ = build_table(fragments, fold.calibration, recipe, seed=0)
     return TileDataset(fragments, table, contract, tasks)
 

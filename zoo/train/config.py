@@ -21,6 +21,7 @@ _HOW = {"micro_batch", "checkpoint_minutes", "checkpoint_steps", "channels_last"
     "log_every",
     "cache_tiles",
     "num_workers",
+    "precision",  # what it came to is compared in its place (`zoo.train.state.identity`)
 }
 
 

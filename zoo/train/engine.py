@@ -21,6 +21,8 @@ from zoo.models.base import Heads, InkModel
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+    from zoo.train.config import TrainConfig
+
 Parallel = Literal["ddp", "fsdp"]
 _FABRIC_NAME = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # weights stay in fp32 in all of them
 
@@ -90,6 +92,16 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this process among those that `torchrun` started; 0 alone."""
     return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
+
+
+def check_sharded(config: TrainConfig, precision: Chosen) -> None:
+    """Raise ValueError where a run cannot be sharded by FSDP2."""
+    if world_size() == 1:
+        raise ValueError("fsdp shares a model out over processes, and there is one: start with torchrun, or take ddp")
+    if config.ema or config.average_last:
+        raise ValueError("ema and average_last need the whole weights on each device; take ddp, or drop them")
+    if precision == "fp16":
+        raise ValueError("fsdp computes in bf16 or fp32, not in fp16; give --precision, or take ddp")
 
 
 class _AnswersTied(DDPStrategy):

@@ -1,4 +1,4 @@
-"""Training that was asked to stop, and how all of its processes learn of it."""
+"""Training that was asked to stop, and how all of its processes agree."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ class TrainingInterrupted(KeyboardInterrupt):
         )
         self.step = step
         self.checkpoint = checkpoint
+
+
+def same_everywhere(fabric: Fabric, number: int) -> bool:
+    """Whether all processes of the run have the same number."""
+    if fabric.world_size == 1:
+        return True
+    gathered = fabric.all_gather(torch.tensor(number, device=fabric.device))
+    return bool((gathered == number).all())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def any_process(fabric: Fabric, *flags: bool) -> tuple[bool, ...]:

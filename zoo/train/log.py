@@ -90,6 +90,13 @@ def curve(path: Path, points: int = CURVE_POINTS) -> list[tuple[int, float]]:
     ]
 
 
+def late_losses(path: Path, step: int) -> dict[str, float]:
+    """The mean of `loss` and each of its parts, over the lines of the last tenth of `step` steps."""
+    lines = [line for line in read_log(path) if "loss" in line]
+    means = mean_of([line for line in lines if line["step"] > 0.9 * step] or lines)
+    return {key: value for key, value in means.items() if key not in ("step", "lr", "grad_norm", "seconds")}
+
+
 def mean_of(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of every entry, over those that have it."""
     return {

@@ -37,14 +37,15 @@ from zoo.models.layers import in_full
 from zoo.train.average import averaged_weights, make_average, update_average
 from zoo.train.batches import Batches, make_loader, read_on, step_seed, to_device
 from zoo.train.config import TrainConfig
-from zoo.train.engine import Parallel, make_fabric, training_precision
-from zoo.train.interrupt import TrainingInterrupted, any_process
+from zoo.train.engine import Parallel, check_sharded, make_fabric, training_precision
+from zoo.train.interrupt import TrainingInterrupted, any_process, same_everywhere
 from zoo.train.laps import AUGMENTATION, BACKWARD, COPYING, FORWARD, OPTIMIZER, REST, WAITING, Laps
-from zoo.train.log import RunLog, curve, mean_of, read_log
+from zoo.train.log import RunLog, curve, late_losses, mean_of
 from zoo.train.optim import make_optimizer, schedule
 from zoo.train.progress import Progress
 from zoo.train.report import TrainingDiverged, TrainReport, finished_report, keep_report
 from zoo.train.state import (
+    BOTH,
     STATES,
     Counters,
     clear_run,
@@ -107,11 +108,13 @@ def train(
         raise ValueError(f"validate_every={config.validate_every}, but no tiles are left out to validate on")
     if config.validate_every and validation and not holds_ink(validation):
         raise ValueError("the tiles to validate on hold no ink, so AP says nothing; take another --fold")
-    if parallel == "fsdp" and (config.ema or config.average_last):
-        raise ValueError("ema and average_last need the whole weights on each device; take ddp, or drop them")
+    if overwrite and resume:
+        raise ValueError(BOTH)
     out, name = Path(out), name or model.card.name
     out.mkdir(parents=True, exist_ok=True)
     precision = training_precision(config.precision, model, torch.device(device))
+    if parallel == "fsdp":
+        check_sharded(config, precision)
     fabric = make_fabric(torch.device(device), precision, parallel)
     device, rank, first = fabric.device, fabric.global_rank, fabric.is_global_zero
     if first:
@@ -125,11 +128,15 @@ def train(
         ended = finished_report(out, who, resume=resume)
         if ended is not None:
             say(f"{out} holds this run, and it has ended; nothing is left to do")
+            if first:
+                drop_states(out / STATES)  # a kill may have come before
             return ended
         found = find_state(out / STATES, who, resume=resume, say=say)
     if found is not None:
         say(f"going on after step {found[1].step}, from {found[0].name}")
-    elif resume:
+    if not same_everywhere(fabric, found[1].step if found else 0):
+        raise ValueError(f"the processes do not see one --out: only some of them find a state in {out / STATES}")
+    if resume and found is None:
         say(f"nothing to resume in {out}: starting from the beginning")
     most = _share_of_batch(config, fabric.world_size)
     asked = min(config.micro_batch or most, most)
@@ -164,7 +171,7 @@ def train(
             model.heads = types.MethodType(torch.compile(type(model).heads), model)
         engine = fabric.setup_module(model, move_to_device=not sharded)
         engine.mark_forward_method("heads")
-        made = make_optimizer(model, config, device)  # not before: FSDP replaces the parameters
+        made = make_optimizer(model, config, device, precision)  # not before: FSDP replaces the parameters
         optimizer = cast(Optimizer, fabric.setup_optimizers(made))
         scaler = getattr(fabric.strategy.precision, "scaler", None)  # of fp16
         if found:
@@ -267,8 +274,9 @@ def train(
                 put_back(model, before)
                 keep_state()
                 raise TrainingDiverged(
-                    f"{name}: {_not_finite(values, at.step)}; its tiles: {_where(dataset, config, at.step)}; "
-                    f"the weights from before it are in {keep('last.safetensors')}"
+                    f"{name}: {_not_finite(values, at.step)}; its tiles: {_where(dataset, config, at.step)}; the "
+                    f"weights from before it are in {keep('last.safetensors')}: --start-from them, in another --out, "
+                    f"with a lower --lr{' or --precision fp32' * (precision != 'fp32')}"
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -315,17 +323,14 @@ def train(
             laps.lap(REST)
         checkpoint = keep("last.safetensors")
 
-    lines = [line for line in read_log(out / "log.jsonl") if "loss" in line]
-    late = [line for line in lines if line["step"] > 0.9 * at.step] or lines
+    late: dict[str, float] = fabric.broadcast(late_losses(out / "log.jsonl", at.step) if first else {})
     report = TrainReport(
         steps=at.step,
         seconds=at.seconds,
         samples=at.step * config.batch_size,
         step_seconds=statistics.median(times) if times else at.seconds / max(1, at.step),
-        losses={
-            key: value for key, value in mean_of(late).items() if key not in ("step", "lr", "grad_norm", "seconds")
-        },
-        curve=curve(out / "log.jsonl"),
+        losses=late,
+        curve=fabric.broadcast(curve(out / "log.jsonl") if first else []),
         peak_bytes=peak.bytes,
         peak_kind=peak.kind,
         peak_reserved=peak.reserved,
@@ -378,7 +383,7 @@ def _step_flops(model: InkModel, dataset: TileDataset, config: TrainConfig) -> i
 def _not_finite(losses: Mapping[str, float], step: int) -> str:
     wrong = [key for key, value in losses.items() if not math.isfinite(value)]
     what = f"{', '.join(wrong)} not finite" if wrong else "gradient not finite"
-    return f"{what} in step {step + 1} (use a lower --lr, or fp32)"
+    return f"{what} in step {step + 1}"
 
 
 def _where(dataset: TileDataset, config: TrainConfig, step: int) -> str:

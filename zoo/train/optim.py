@@ -8,16 +8,20 @@ from typing import Literal
 import torch
 from torch import nn
 
+from zoo.device import Chosen
 from zoo.models.base import InkModel
 from zoo.train.config import TrainConfig
 
 _FIRST_RATE = 0.04  # share of the highest rate that a warm-up starts from: a first step at 0 would be lost
 
 
-def make_optimizer(model: InkModel, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
+def make_optimizer(model: InkModel, config: TrainConfig, device: torch.device, precision: Chosen) -> torch.optim.AdamW:
     """AdamW; no weight decay on biases, norms and other vectors, nor on what the model's `no_weight_decay` names.
 
     Parameters that are frozen are left out.
+
+    Fused on a GPU, but not in fp16: such a kernel undoes the scale of the gradients itself, and Fabric refuses to take
+    their norm before.
 
     A group's `lr_scale` is its share of the learning rate, by `config.layer_decay` and the model's order of layers.
 
@@ -40,7 +44,7 @@ def make_optimizer(model: InkModel, config: TrainConfig, device: torch.device) -
         ],
         lr=config.lr,
         betas=(0.9, 0.999),
-        fused=device.type == "cuda",
+        fused=device.type == "cuda" and precision != "fp16",
     )
 
 

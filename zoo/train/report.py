@@ -65,6 +65,11 @@ def forget_report(out: Path) -> None:
     (out / _FILE).unlink(missing_ok=True)
 
 
+def has_ended(out: Path) -> bool:
+    """Whether a run has left its report in a folder."""
+    return (out / _FILE).is_file()
+
+
 def finished_report(out: Path, who: Mapping[str, Any], *, resume: bool) -> TrainReport | None:
     """The report of the run that has ended in `out`, where it is to be resumed; None where there is none.
 
@@ -90,4 +95,7 @@ def check_same(was: Mapping[str, Any], who: Mapping[str, Any], out: Path) -> Non
     over."""
     differ = [f"{key} was {value!r}, is {who.get(key)!r}" for key, value in was.items() if who.get(key) != value]
     if differ:
-        raise ValueError(f"{out} holds a run with other settings: {'; '.join(differ)}; give those, or another --out")
+        raise ValueError(
+            f"{out} holds a run with other settings: {'; '.join(differ)}; give those, or another --out (and "
+            f"--start-from {out / 'last.safetensors'}, to train on from its weights)"
+        )

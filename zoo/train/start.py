@@ -63,6 +63,15 @@ def start_from(model: InkModel, path: str | Path, say: Callable[[str], None]) ->
             say(f"  {what}: {', '.join(sorted(keys)[:_NAMED])}{more}")
 
 
+def sha256_of(path: str | Path) -> str:
+    """Of a checkpoint; FileNotFoundError where there is none."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such checkpoint") from None
+
+
 def source_of(
     path: str | Path, fold: Fold | None, contract: InputContract, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
@@ -75,9 +84,7 @@ def source_of(
     Raises:
         FileNotFoundError, ValueError: as `zoo.checkpoint.read_info`.
     """
-    facts = read_info(path)
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    facts, digest = read_info(path), sha256_of(path)
     seen = seen_by(facts["config"])
     held = _region(fold.as_dict()["test"], fold.as_dict()["calibration"]) if fold else {}
     overlap = None

@@ -26,6 +26,7 @@ from zoo.train.report import check_same, forget_report
 STATES = "state"  # the folder of a run's states in its own
 FORMAT = "inkzoo-training-state"
 KEEP = 2  # the newest and the one before it, should the newest turn out damaged
+BOTH = "--resume goes on with the run that is there, --overwrite starts anew; give one of the two"
 _OF_A_RUN = ("last.safetensors", "best.safetensors", "adapter-*.safetensors", "tensorboard/events.out.tfevents.*")
 _MODEL, _AVERAGE, _OPTIMIZER = "model/", "average/", "optimizer/"
 
@@ -179,12 +180,29 @@ def find_state(
     return None
 
 
+def holds_whole_state(folder: Path) -> bool:
+    """Whether a run can go on from any of the states in a folder."""
+    for path in states(folder):
+        try:
+            _facts(path)
+        except BrokenState:
+            continue
+        return True
+    return False
+
+
 def read_counters(path: Path, who: Mapping[str, Any]) -> Counters:
     """The counters of a state, checked to be of this very run.
 
     Raises:
         ValueError: damaged or foreign (`BrokenState`); or of a run with other settings, each named.
     """
+    facts = _facts(path)
+    check_same(facts["who"], who, path.parent.parent)
+    return Counters(**facts["counters"])
+
+
+def _facts(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {}).get("inkzoo", "{}"))
@@ -192,8 +210,7 @@ def read_counters(path: Path, who: Mapping[str, Any]) -> Counters:
         raise BrokenState(f"{path}: truncated or damaged ({error})") from error
     if facts.get("format") != FORMAT:
         raise BrokenState(f"{path}: not a training state of this project")
-    check_same(facts["who"], who, path.parent.parent)
-    return Counters(**facts["counters"])
+    return facts
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> None:
