@@ -32,7 +32,8 @@ SEED_SD, BLOCKS, BLOCK_SD = 0.02, 800, 0.1
 
 
 class Case(NamedTuple):
-    """A bench. `share`: how much floors scatter, of what models do; `wild`: how much the first model does."""
+    """A bench. `share`: how much floors scatter, of what models do; `wild`: how much the first model does; `last`: how
+    much the last one does, which is not of the pair."""
 
     folds: int
     seeds: int
@@ -42,6 +43,7 @@ class Case(NamedTuple):
     share: float = 1.0
     blocks: int = BLOCKS
     wild: float = 1.0
+    last: float = 1.0
 
 
 def cases(shapes: Sequence[tuple[int, int, int]], **more: float) -> list[Case]:
@@ -66,6 +68,7 @@ TABLES = {
         Case(1, 3, 3, wild=3.0),
         Case(3, 3, 3, wild=3.0),
     ],
+    "the last model's runs scatter 6 times as much as the others'": [Case(3, 3, 5), Case(3, 3, 5, last=6.0)],
 }
 
 
@@ -83,7 +86,8 @@ def main() -> None:
 
 def told_apart(benches: int, case: Case, better: float, *, seed: int = 0) -> int:
     """In how many of so many benches the first two configurations are in two groups."""
-    rng = np.random.default_rng([seed, *(round(1000 * value) for value in case), round(1000 * better)])
+    of_case = case if case.last != 1 else case[:-1]  # cases of before there was a last one are drawn as they were
+    rng = np.random.default_rng([seed, *(round(1000 * value) for value in of_case), round(1000 * better)])
     apart = 0
     for _ in range(benches):
         scores = bench(rng, case, better)
@@ -99,7 +103,7 @@ def bench(rng: np.random.Generator, case: Case, better: float) -> dict[str, Scor
     floors = [f"floor {number}" for number in range(case.floors)]
     labels = [*map(str, range(case.models)), *floors]
     above = {"0": better} | dict.fromkeys(floors, -0.2)
-    spread = {"0": case.wild} | dict.fromkeys(floors, case.share)
+    spread = {"0": case.wild, str(case.models - 1): case.last} | dict.fromkeys(floors, case.share)
     counts: dict[str, list[NDArray[np.int64]]] = {label: [] for label in labels}
     for _ in range(case.folds):
         ink = rng.lognormal(8, 0.7, case.blocks).astype(np.int64) + 1

@@ -22,6 +22,8 @@ MAX_LEVELS = 2048
 RESAMPLES = 1000
 ALIVE = 0.5
 """Share of the models' variance over seeds that a floor must have for its scatter to say something of theirs."""
+OUTLIER = 0.01
+"""Level of the test by which a configuration scatters too much over seeds to say anything of the others."""
 _SEED = 20230412
 
 
@@ -178,25 +180,33 @@ class Scatter(NamedTuple):
         seeds: of a run about the mean of its fold's seeds.
         folds: of a fold's mean about what its configuration and that fold lead one to expect: how differently models
             get on with different folds.
+        wild: the smallest variance over seeds that is too large for one of these: a configuration with it speaks for
+            itself alone.
     """
 
     seeds: float = 0.0
     seeds_freedom: int = 0
     folds: float = 0.0
     folds_freedom: int = 0
+    wild: float = math.inf
 
 
 def scatter(models: Sequence[Scores], floors: Sequence[Scores] = ()) -> Scatter:
     """The scatter of configurations with the same folds and seeds, over all of them: three folds and seeds of two
     models alone say too little of it (methods: two-way layout with interaction, folds × configurations).
 
+    One whose variance over seeds is an outlier takes no part, or a single model that is hard to train would hide all
+    differences between the others.
+
     Args:
         floors: trained like the models, but not among what is ranked. One takes part if its variance over seeds is half
             of the models' or more: a floor that calls everything ink repeats itself whatever it is trained on,
             and tells nothing of how models scatter.
     """
-    least = ALIVE * float(np.mean([_of_seeds(one) for one in models])) if models else 0.0
-    taking_part = [*models, *(one for one in floors if one.runs.shape[1] > 1 and _of_seeds(one) >= least)]
+    models, wild = _without_outliers(models)
+    least = ALIVE * float(np.mean([seed_variance(one) for one in models])) if models else 0.0
+    alike = [one for one in floors if one.runs.shape[1] > 1 and least <= seed_variance(one) < wild]
+    taking_part = [*models, *alike]
     if not taking_part:
         return Scatter()
     runs = np.stack([one.runs for one in taking_part])  # (configurations, folds, seeds)
@@ -209,7 +219,31 @@ def scatter(models: Sequence[Scores], floors: Sequence[Scores] = ()) -> Scatter:
         count * folds * (seeds - 1),
         float((unexpected**2).sum()) / freedom if freedom else 0.0,
         freedom,
+        wild,
     )
+
+
+def _without_outliers(models: Sequence[Scores]) -> tuple[list[Scores], float]:
+    """Models without those whose variance over seeds is an outlier among theirs, and the smallest of these variances.
+
+    Cochran's C test at 1 %, again and again while three are left (W. G. Cochran, Annals of Eugenics 11, 1941; its
+    critical values from the F distribution).
+    """
+    left, wild = sorted(models, key=seed_variance), math.inf
+    while len(left) > 2 and left[0].runs.shape[1] > 1:
+        most, others = seed_variance(left[-1]), len(left) - 1
+        freedom = _freedom(left[-1])
+        beyond = float(stats.f.isf(OUTLIER / len(left), freedom, others * freedom))
+        if most * others <= beyond * sum(seed_variance(one) for one in left[:-1]):
+            break
+        wild = most
+        left.pop()
+    return [one for one in models if seed_variance(one) < wild], wild
+
+
+def seed_variance(scores: Scores) -> float:
+    """Variance of a run about the mean of its fold's seeds; 0 of one seed."""
+    return float(scores.runs.var(1, ddof=1).mean()) if scores.runs.shape[1] > 1 else 0.0
 
 
 def paired(a: Scores, b: Scores, among: Scatter | None = None, *, level: float = 0.95) -> PairedInterval:
@@ -224,7 +258,8 @@ def paired(a: Scores, b: Scores, among: Scatter | None = None, *, level: float =
       configurations and F folds.
 
     So few runs say little of how they scatter: a pair that scatters less than the others is taken to scatter like
-    them, one that scatters more like itself. How often that errs: `benchmarks/calibration.py`.
+    them, one that scatters more like itself. A configuration that is an outlier in this (`Scatter.wild`) scatters like
+    itself, with the few degrees of freedom of its own runs. How often that errs: `benchmarks/calibration.py`.
 
     Args:
         among: scatter of the bench's configurations; by default of these two.
@@ -238,8 +273,12 @@ def paired(a: Scores, b: Scores, among: Scatter | None = None, *, level: float =
             "pairs: the same folds, seeds, regions and label are expected"
         )
     among = among or scatter([a, b])
-    own = _of_seeds(a) + _of_seeds(b)
-    of_seeds = max(own, 2 * among.seeds) / a.runs.size
+    own, each = (seed_variance(a), seed_variance(b)), a.runs.size
+    if max(own) < among.wild:
+        of_seeds = [(max(sum(own), 2 * among.seeds) / each, among.seeds_freedom)]
+    else:
+        alone, pooled = _freedom(a), max(among.seeds, min(own))
+        of_seeds = [(one / each, alone) if one >= among.wild else (pooled / each, among.seeds_freedom) for one in own]
     blocks = whole_blocks([a, b])
     return _interval(a.runs - b.runs, a.resampled - b.resampled, of_seeds, 2 * among.folds, among, blocks, level)
 
@@ -249,8 +288,8 @@ def score_interval(scores: Scores, *, level: float = 0.95) -> PairedInterval:
 
     What two or three folds scatter may reach beyond the scores there are; the interval ends at 0 and 1.
     """
-    of_seeds = _of_seeds(scores) / scores.runs.size
     alone = scatter([scores])
+    of_seeds = [(seed_variance(scores) / scores.runs.size, alone.seeds_freedom)]
     found = _interval(scores.runs, scores.resampled, of_seeds, 0.0, alone, whole_blocks([scores]), level)
     return found._replace(lo=max(found.lo, 0.0), hi=min(found.hi, 1.0))
 
@@ -260,28 +299,35 @@ def whole_blocks(scores: Sequence[Scores]) -> int:
     return int(np.max([one.staked for one in scores], axis=0).sum() + 1e-6) if scores else 0
 
 
-def _of_seeds(scores: Scores) -> float:
-    """Variance of a run about the mean of its fold's seeds."""
-    return float(scores.runs.var(1, ddof=1).mean()) if scores.runs.shape[1] > 1 else 0.0
+def _freedom(scores: Scores) -> int:
+    """Degrees of freedom of `_of_seeds`."""
+    folds, seeds = scores.runs.shape
+    return folds * (seeds - 1)
 
 
 def _interval(
-    runs: NDArray, resampled: NDArray, of_seeds: float, of_folds: float, among: Scatter, blocks: int, level: float
+    runs: NDArray,
+    resampled: NDArray,
+    of_seeds: Sequence[tuple[float, int]],
+    of_folds: float,
+    among: Scatter,
+    blocks: int,
+    level: float,
 ) -> PairedInterval:
-    """The interval of the mean of (folds, seeds) runs. `of_seeds`: what seeds add to the variance of that mean;
-    `of_folds`: variance of a fold's mean."""
+    """The interval of the mean of (folds, seeds) runs. `of_seeds`: what seeds add to the variance of that mean, in
+    parts, each with its degrees of freedom; `of_folds`: variance of a fold's mean."""
     score, folds = float(runs.mean()), len(runs)
     if not blocks or math.isnan(score):
         return PairedInterval(math.nan, math.nan, math.nan, blocks)
     of_blocks = float(np.nanvar(resampled, 1, ddof=1).sum()) / folds**2
-    variance = of_seeds + of_blocks
+    parts = [*of_seeds, (of_blocks, blocks - 1)]
+    variance = sum(part for part, _ in parts)
+    spread = sum(part**2 / max(its_freedom, 1) for part, its_freedom in parts)
+    freedom = variance**2 / spread if spread else 1.0  # Welch and Satterthwaite
     if folds > 1:
         variance = max(variance, of_folds / folds, float(runs.mean(1).var(ddof=1)) / folds)
-        freedom = max(among.folds_freedom, folds - 1)
-    else:
-        parts = [(of_seeds, max(among.seeds_freedom, 1)), (of_blocks, max(blocks - 1, 1))]
-        spread = sum(part**2 / its_freedom for part, its_freedom in parts)
-        freedom = variance**2 / spread if spread else 1.0
+        over_folds = max(among.folds_freedom, folds - 1)
+        freedom = over_folds if len(of_seeds) == 1 else min(over_folds, freedom)
     error = math.sqrt(variance)
     if not error:
         return PairedInterval(score, score, score, blocks, float(score == 0))

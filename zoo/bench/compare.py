@@ -6,6 +6,7 @@ others have is shown, but neither ranked nor compared.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from zoo.significance import (
     reversed_difference,
     scatter,
     score_interval,
+    seed_variance,
     whole_blocks,
 )
 
@@ -56,6 +58,7 @@ class Standing:
     low: float | None = None
     high: float | None = None
     complete: bool = True  # it has every fold and seed that any configuration has
+    wild: float | None = None  # standard deviation of its Dice over seeds, where that is an outlier among all
     group: int | None = None  # 1 is the leader's; None for floors and controls, and where no rank can be given
     to_leader: PairedInterval | None = None  # this one − the leader
     above: dict[str, PairedInterval] = field(default_factory=dict)  # floor -> difference of Dice to it
@@ -89,6 +92,8 @@ def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) ->
             row.above_auc = _above(label, auc, floors, of_auc)
             row.group, row.to_leader = groups.get(label, (None, None))
             row.blocks = blocks if label in contenders else None
+            if label in contenders and (variance := seed_variance(dice[label])) >= of_dice.wild:
+                row.wild = math.sqrt(variance)
         rows.append(row)
     return sorted(rows, key=lambda row: -row.dice)
 

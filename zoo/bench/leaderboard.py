@@ -146,6 +146,10 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
         row.above_floors_auc = {floor: _as_json(difference) for floor, difference in standing.above_auc.items()}
         if not standing.complete:
             row.warnings.append("not ranked: it lacks folds or seeds that others have")
+        if standing.wild is not None:
+            row.warnings.append(
+                f"its seeds end far apart (SD of Dice {standing.wild:.2f}), so that hardly anything can be told from it"
+            )
     sources = [source for run in good if (source := run.controls.get("started_from"))]
     if sources:
         row.settings["start_from"] = f"{sources[0]['name']}, SHA-256 {sources[0]['sha256'][:12]}"
