@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import sys
 from importlib.util import find_spec
@@ -57,3 +59,22 @@ def test_families_that_are_named_exist() -> None:
     known = {*list_families(), *list_models()}
     assert named <= known
     assert {*list_families()} - {"zfloor"} <= named
+
+
+@pytest.mark.parametrize("board", ["quick", "dipole"])
+def test_tables_show_the_committed_leaderboards(board: str) -> None:
+    about = README.index(f"benchmarks/results/{board}/leaderboard.md")
+    lines = itertools.dropwhile(lambda line: not line.startswith("| rank"), README[about:].splitlines())
+    head, _, *shown = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    columns = [cell.strip() for cell in head.strip("|").split("|")]
+    leaderboard = json.loads((ROOT / "benchmarks" / "results" / board / "leaderboard.json").read_text(encoding="utf-8"))
+    rows = {row["label"]: row for row in leaderboard["rows"]}
+    for line in shown:
+        cells = dict(zip(columns, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
+        row = rows[cells["model"]]
+        assert cells["Dice [95 %]"] == "{dice:.3f} [{dice_low:.3f}, {dice_high:.3f}]".format_map(row)
+        assert cells["rank"] == ("floor" if row["floor"] else str(row["rank"]))
+        assert cells["AUC"] == f"{row['quality']['auc']:.3f}"
+        assert cells["train MB"] == ("–" if row["train_mb"] is None else f"{row['train_mb']:.0f}")
+    models = {label for label, row in rows.items() if not row["floor"]}
+    assert models <= {line.strip("|").split("|")[1].strip() for line in shown}, "no model is left out"
