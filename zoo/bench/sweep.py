@@ -7,6 +7,7 @@ fold chooses for itself: with one choice for all of them, what is tested in one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from itertools import product
 from typing import Any
 
@@ -32,9 +33,13 @@ def read_sweep(texts: Sequence[str]) -> Grid:
         key = key.strip()
         if not equals or not values.strip():
             raise ValueError(f"--sweep {text}: expected SETTING=VALUE,VALUE… such as lr=1e-4,3e-4")
-        if key not in TrainConfig.model_fields or key == "seed":
-            known = ", ".join(name for name in TrainConfig.model_fields if name != "seed")
-            raise ValueError(f"--sweep {text}: no training setting is called {key!r}; there are {known}")
+        if key == "seed":
+            raise ValueError(f"--sweep {text}: the better of two seeds is chance; train all of them with --seeds 0,1,2")
+        if key not in TrainConfig.model_fields:
+            nearest = ", ".join(
+                get_close_matches(key, list(TrainConfig.model_fields), 3, 0.4) or TrainConfig.model_fields
+            )
+            raise ValueError(f"--sweep {text}: no training setting is called {key!r}; the nearest: {nearest}")
         if key in grid:
             raise ValueError(f"--sweep {text}: {key} is given twice; give all its values at once")
         try:
