@@ -99,13 +99,13 @@ def report(first: Board, second: Board, keys: list[str]) -> str:
         raise ValueError(f"{', '.join(differ)}: another model in {first.name} than in {second.name}, under one label")
     if len(labels) < 2:
         raise ValueError(
-            f"{len(labels)} configurations are in both; {first.name} has {', '.join(first.rows) or 'none'}, "
-            f"{second.name} {', '.join(second.rows) or 'none'}"
+            f"{len(labels)} configurations are in both; {first.name} has {'; '.join(first.rows) or 'none'}, "
+            f"{second.name} {'; '.join(second.rows) or 'none'}"
         )
-    lines = [f"{len(labels)} configurations in {first.name} and in {second.name}: {', '.join(labels)}"]
+    lines = [f"{len(labels)} configurations in {first.name} and in {second.name}: {'; '.join(labels)}"]
     for here, other in ((first, second), (second, first)):
         if alone := [label for label in here.rows if label not in other.rows]:
-            lines.append(f"only in {here.name}: {', '.join(alone)}")
+            lines.append(f"only in {here.name}: {'; '.join(alone)}")
     for key in keys:
         a, b = ({label: board.score(label, key) for label in labels} for board in (first, second))
         known = {label: (x, y) for label in labels if (x := a[label]) is not None and (y := b[label]) is not None}

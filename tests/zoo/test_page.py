@@ -304,6 +304,10 @@ def test_the_front_holds_what_nothing_cheaper_equals() -> None:
             [row(name, 0.8, rank=1) for name in "abcdefg"],
             "a has Dice 0.800; 6 others cannot be told apart from it.",
         ),
+        (
+            [row("a, best", 0.8, 90, rank=1), row("b", 0.7, 90, rank=1), row("c, old", 0.7, 80, rank=1)],
+            "“a, best” has Dice 0.800; b and “c, old” cannot be told apart from it; “c, old” takes the least memory",
+        ),
         ([row("a", 0.8), row("b", 0.7)], "No rank is given. a has the highest score, Dice 0.800."),
         (
             [row("a", 0.8, blocks=24)],

@@ -139,31 +139,36 @@ def _floor_above(best: Row, scored: Sequence[Row]) -> str:
     if not above:
         return ""
     floor = max(above, key=lambda row: row.dice or 0)
-    return f"The floor {floor.label} is not exceeded, {_score(floor)}."
+    return f"The floor {_named(floor)} is not exceeded, {_score(floor)}."
 
 
 def _lead(best: Row, models: Sequence[Row]) -> str:
     score = _score(best)
     if best.rank is None:
         few = too_few_blocks(models)
-        return f"No rank is given{f': {few}' if few else ''}. {best.label} has the highest score, {score}."
+        return f"No rank is given{f': {few}' if few else ''}. {_named(best)} has the highest score, {score}."
     tied = [row for row in models if row.rank == best.rank]
     if len(tied) > 1:
-        others = [row.label for row in tied if row is not best]
+        others = [_named(row) for row in tied if row is not best]
         those = " and ".join(others) if len(others) <= 2 else f"{len(others)} others"
         lean = min(tied, key=lambda row: row.train_mb or math.inf)
-        least = f"; {lean.label} takes the least memory of them" if lean is not best and lean.train_mb else ""
-        return f"{best.label} has {score}; {those} cannot be told apart from it{least}."
-    return f"{best.label} leads with {score}." if len(models) > 1 else f"{best.label} has {score}."
+        least = f"; {_named(lean)} takes the least memory of them" if lean is not best and lean.train_mb else ""
+        return f"{_named(best)} has {score}; {those} cannot be told apart from it{least}."
+    return f"{_named(best)} leads with {score}." if len(models) > 1 else f"{_named(best)} has {score}."
 
 
 def _verdict(best: Row) -> str:
     if best.verdict == "failed":
         more = f"; {len(best.failures) - 1} more below" if len(best.failures) > 1 else ""
-        return f"{best.label} fails a control: {best.failures[0]}{more}."
+        return f"{_named(best)} fails a control: {best.failures[0]}{more}."
     if best.verdict == "not checked":
-        return f"Not checked of {best.label}: {'; '.join(best.unchecked)}."
+        return f"Not checked of {_named(best)}: {'; '.join(best.unchecked)}."
     return ""
+
+
+def _named(row: Row) -> str:
+    """The label, in quotation marks where a comma of its own would read as the sentence's."""
+    return f"“{row.label}”" if "," in row.label else row.label
 
 
 def _score(row: Row) -> str:
