@@ -95,29 +95,18 @@ def test_the_command_says_a_mistake_in_one_line_and_loads_no_torch(saved, fragme
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 MEMORY = """
-import sys, threading, time
+import sys
+from pathlib import Path
 import numpy as np
 import cv2, imagecodecs, tifffile, rich.table  # code is not data: loaded before counting starts
 import zoo.evaluate.command
-zoo.evaluate.command.draw_evaluation = lambda *found: None  # of one size for every map, and matplotlib takes 200 MB
 from zoo.evaluate.__main__ import EvaluateOptions
+from zoo.memory import PeakMemory
 
-def anonymous():
-    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("RssAnon"))
-
-start, peak, running = anonymous(), 0, True
-def watch():
-    global peak
-    while running:
-        peak = max(peak, anonymous())
-        time.sleep(0.002)
-watcher = threading.Thread(target=watch)
-watcher.start()
-from pathlib import Path
-zoo.evaluate.command.evaluate_command(EvaluateOptions(Path(sys.argv[1]), sys.argv[2]))
-running = False
-watcher.join()
-print(peak - start)
+zoo.evaluate.command.draw_evaluation = lambda *found: None  # of one size for every map, and matplotlib takes 200 MB
+with PeakMemory() as peak:
+    zoo.evaluate.command.evaluate_command(EvaluateOptions(Path(sys.argv[1]), sys.argv[2]))
+print(peak.bytes)
 """
 
 
