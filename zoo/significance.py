@@ -30,7 +30,7 @@ _SEED = 20230412
 class PairedInterval(NamedTuple):
     """Difference a − b, its 95 % interval, two-sided p, and how many blocks it rests on.
 
-    `n_blocks` counts those where anything was at stake; below 30 nothing should be ranked by it.
+    `n_blocks` counts whole blocks that hold ink; below 30 nothing should be ranked by it.
     """
 
     diff: float
@@ -52,14 +52,14 @@ class Scores(NamedTuple):
         runs: (folds, seeds); its mean is the configuration's score.
         resampled: (folds, n), each the mean over a fold's seeds on a resample of its blocks, for all configurations
             the same; NaN where a resample has no score.
-        staked: (blocks of all folds,) how much of a whole block counts, from 0 to 1, where it could have changed the
-            score; 0 where it could not.
+        evidence: (blocks of all folds,) how much of a whole block counts, from 0 to 1; of Dice 0 where no ink is. What
+            is called ink there changes the score too, but counted, one pixel of false ink a block would make evidence.
         truth: (blocks of all folds,) ink in each, by which it is seen that two configurations were scored on the same.
     """
 
     runs: NDArray[np.float64]
     resampled: NDArray[np.float64]
-    staked: NDArray[np.float64]
+    evidence: NDArray[np.float64]
     truth: NDArray[np.int64]
 
 
@@ -113,18 +113,19 @@ def dice_scores(
         n, seed: of the resampling.
     """
     counts = [_per_seed(fold) for fold in folds]
-    resampled, staked = [], []
+    truth = [of_fold[0, :, 0] + of_fold[0, :, 2] for of_fold in counts]
+    resampled, evidence = [], []
     for number, of_fold in enumerate(counts):
-        staked.append(of_fold.any((0, 2)).astype(float))
+        evidence.append((truth[number] > 0).astype(float))
         if parts is not None:
-            staked[-1] *= np.clip(parts[number], 0, 1)
+            evidence[-1] *= np.clip(parts[number], 0, 1)
         times = _times(of_fold.shape[1], n, seed, number)
         resampled.append(np.mean([dice_of(times @ of_seed) for of_seed in of_fold], 0))
     return Scores(
         np.stack([dice_of(of_fold.sum(1)) for of_fold in counts]),
         np.stack(resampled),
-        np.concatenate(staked),
-        np.concatenate([of_fold[0, :, 0] + of_fold[0, :, 2] for of_fold in counts]),
+        np.concatenate(evidence),
+        np.concatenate(truth),
     )
 
 
@@ -151,7 +152,7 @@ def auc_scores(
     """
     if pitch < block:
         raise ValueError(f"pitch {pitch} px is smaller than a block of {block} px")
-    runs, resampled, staked, truth = [], [], [], []
+    runs, resampled, evidence, truth = [], [], [], []
     defined = [seeds for seeds in folds if seeds[0].ink.any() and not seeds[0].ink.all()]
     for number, seeds in enumerate(defined or folds):
         first = seeds[0]
@@ -168,9 +169,9 @@ def auc_scores(
         with np.errstate(invalid="ignore"):  # a resample may lack a class: NaN
             resampled.append(((times @ wins) * times).sum(1) / pairs)
         runs.append([auc(x.score, x.ink) for x in seeds])
-        staked.append(np.minimum(np.bincount(group, minlength=groups) / per**2, 1))
+        evidence.append(np.minimum(np.bincount(group, minlength=groups) / per**2, 1))
         truth.append(ink.astype(np.int64))
-    return Scores(np.array(runs), np.stack(resampled), np.concatenate(staked), np.concatenate(truth))
+    return Scores(np.array(runs), np.stack(resampled), np.concatenate(evidence), np.concatenate(truth))
 
 
 class Scatter(NamedTuple):
@@ -180,15 +181,15 @@ class Scatter(NamedTuple):
         seeds: of a run about the mean of its fold's seeds.
         folds: of a fold's mean about what its configuration and that fold lead one to expect: how differently models
             get on with different folds.
-        wild: the smallest variance over seeds that is too large for one of these: a configuration with it speaks for
+        outlier: the smallest variance over seeds that is too large for one of these: a configuration with it speaks for
             itself alone.
     """
 
     seeds: float = 0.0
-    seeds_freedom: int = 0
+    seeds_freedom: float = 0
     folds: float = 0.0
     folds_freedom: int = 0
-    wild: float = math.inf
+    outlier: float = math.inf
 
 
 def scatter(models: Sequence[Scores], floors: Sequence[Scores] = ()) -> Scatter:
@@ -203,9 +204,9 @@ def scatter(models: Sequence[Scores], floors: Sequence[Scores] = ()) -> Scatter:
             of the models' or more: a floor that calls everything ink repeats itself whatever it is trained on,
             and tells nothing of how models scatter.
     """
-    models, wild = _without_outliers(models)
+    models, outlier = _without_outliers(models)
     least = ALIVE * float(np.mean([seed_variance(one) for one in models])) if models else 0.0
-    alike = [one for one in floors if one.runs.shape[1] > 1 and least <= seed_variance(one) < wild]
+    alike = [one for one in floors if one.runs.shape[1] > 1 and least <= seed_variance(one) < outlier]
     taking_part = [*models, *alike]
     if not taking_part:
         return Scatter()
@@ -219,26 +220,26 @@ def scatter(models: Sequence[Scores], floors: Sequence[Scores] = ()) -> Scatter:
         count * folds * (seeds - 1),
         float((unexpected**2).sum()) / freedom if freedom else 0.0,
         freedom,
-        wild,
+        outlier,
     )
 
 
 def _without_outliers(models: Sequence[Scores]) -> tuple[list[Scores], float]:
     """Models without those whose variance over seeds is an outlier among theirs, and the smallest of these variances.
 
-    Cochran's C test at 1 %, again and again while three are left (W. G. Cochran, Annals of Eugenics 11, 1941; its
-    critical values from the F distribution).
+    Cochran's C test at 1 % (W. G. Cochran, Annals of Eugenics 11, 1941; its critical values from the F distribution) of
+    the largest variance, of the second among what is left, and so on for up to half of three or more models; the last
+    that it rejects and all above are outliers. Stopping at the first that passes would miss several: each makes the
+    others look usual (B. Rosner, Technometrics 25, 1983).
     """
-    left, wild = sorted(models, key=seed_variance), math.inf
-    while len(left) > 2 and left[0].runs.shape[1] > 1:
-        most, others = seed_variance(left[-1]), len(left) - 1
-        freedom = _freedom(left[-1])
-        beyond = float(stats.f.isf(OUTLIER / len(left), freedom, others * freedom))
-        if most * others <= beyond * sum(seed_variance(one) for one in left[:-1]):
-            break
-        wild = most
-        left.pop()
-    return [one for one in models if seed_variance(one) < wild], wild
+    left, outlier = sorted(models, key=seed_variance), math.inf
+    freedom = _seed_freedom(left[0]) if left else 0
+    for _ in range(len(models) // 2 if len(models) > 2 and freedom else 0):
+        most, others = seed_variance(left.pop()), len(left)
+        beyond = float(stats.f.isf(OUTLIER / (others + 1), freedom, others * freedom))
+        if most * others > beyond * sum(map(seed_variance, left)):
+            outlier = most
+    return [one for one in models if seed_variance(one) < outlier], outlier
 
 
 def seed_variance(scores: Scores) -> float:
@@ -252,14 +253,15 @@ def paired(a: Scores, b: Scores, among: Scatter | None = None, *, level: float =
     Its interval is Student's t on the variance of the mean over runs:
 
     - one fold: what resampling the blocks gives, plus what the seeds scatter (degrees of freedom by Welch and
-      Satterthwaite; with one seed the blocks' alone);
+      Satterthwaite; with one seed the blocks' alone, unless `among` says what seeds scatter);
     - several folds: that, or what the difference scatters over the folds, or what all configurations scatter over them
       beyond what they share, whichever is largest, with the degrees of freedom of the last, (M − 1)(F − 1) for M
       configurations and F folds.
 
     So few runs say little of how they scatter: a pair that scatters less than the others is taken to scatter like
-    them, one that scatters more like itself. A configuration that is an outlier in this (`Scatter.wild`) scatters like
-    itself, with the few degrees of freedom of its own runs. How often that errs: `benchmarks/calibration.py`.
+    them, one that scatters more like itself. Where one of the two is an outlier in this (`Scatter.outlier`), each
+    scatters like itself, with the few degrees of freedom of its own runs. How often that errs:
+    `benchmarks/calibration.py`.
 
     Args:
         among: scatter of the bench's configurations; by default of these two.
@@ -274,33 +276,35 @@ def paired(a: Scores, b: Scores, among: Scatter | None = None, *, level: float =
         )
     among = among or scatter([a, b])
     own, each = (seed_variance(a), seed_variance(b)), a.runs.size
-    if max(own) < among.wild:
+    if max(own) < among.outlier:
         of_seeds = [(max(sum(own), 2 * among.seeds) / each, among.seeds_freedom)]
     else:
-        alone, pooled = _freedom(a), max(among.seeds, min(own))
-        of_seeds = [(one / each, alone) if one >= among.wild else (pooled / each, among.seeds_freedom) for one in own]
+        of_seeds = [(one / each, float(_seed_freedom(a))) for one in own]
     blocks = whole_blocks([a, b])
     return _interval(a.runs - b.runs, a.resampled - b.resampled, of_seeds, 2 * among.folds, among, blocks, level)
 
 
-def score_interval(scores: Scores, *, level: float = 0.95) -> PairedInterval:
+def score_interval(scores: Scores, among: Scatter | None = None, *, level: float = 0.95) -> PairedInterval:
     """A configuration's own score with its interval, for show: models are compared by their paired difference.
 
     What two or three folds scatter may reach beyond the scores there are; the interval ends at 0 and 1.
+
+    Args:
+        among: what seeds scatter, where its own runs do not tell; by default its own.
     """
-    alone = scatter([scores])
-    of_seeds = [(seed_variance(scores) / scores.runs.size, alone.seeds_freedom)]
+    alone = among or scatter([scores])
+    of_seeds = [(alone.seeds / scores.runs.size, alone.seeds_freedom)]
     found = _interval(scores.runs, scores.resampled, of_seeds, 0.0, alone, whole_blocks([scores]), level)
     return found._replace(lo=max(found.lo, 0.0), hi=min(found.hi, 1.0))
 
 
 def whole_blocks(scores: Sequence[Scores]) -> int:
-    """How many whole blocks could have changed any of these scores."""
-    return int(np.max([one.staked for one in scores], axis=0).sum() + 1e-6) if scores else 0
+    """How many whole blocks hold ink, on which these were scored."""
+    return int(np.max([one.evidence for one in scores], axis=0).sum() + 1e-6) if scores else 0
 
 
-def _freedom(scores: Scores) -> int:
-    """Degrees of freedom of `_of_seeds`."""
+def _seed_freedom(scores: Scores) -> int:
+    """Degrees of freedom of `seed_variance`."""
     folds, seeds = scores.runs.shape
     return folds * (seeds - 1)
 
@@ -308,7 +312,7 @@ def _freedom(scores: Scores) -> int:
 def _interval(
     runs: NDArray,
     resampled: NDArray,
-    of_seeds: Sequence[tuple[float, int]],
+    of_seeds: Sequence[tuple[float, float]],
     of_folds: float,
     among: Scatter,
     blocks: int,

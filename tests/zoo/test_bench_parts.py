@@ -202,6 +202,42 @@ def test_a_floor_that_calls_everything_ink_does_not_make_up_for_too_few_blocks(t
     assert all(row.rank is None for row in leaderboard.build_rows(results, tmp_path, floors=["floor"]))
 
 
+def with_dice(results: list[Result], out: Path, dice: dict[tuple[str, int], float]) -> list[Result]:
+    """The runs of (label, seed) in the first fold, which found as much of each block's ink as gives them this Dice."""
+    fold = results[0].spec.fold
+    kept = [run for run in results if run.spec.fold == fold and (run.spec.label, run.spec.seed) in dice]
+    for result in kept:
+        path = out / "runs" / result.run_id / BLOCK_FILE
+        with np.load(path) as arrays:
+            saved = dict(arrays)
+        found = np.full(len(saved["counts"]), 1000 * dice[result.spec.label, result.spec.seed]).astype(int)
+        saved["counts"] = np.stack([found, 1000 - found, 1000 - found], -1)
+        np.savez_compressed(path, **saved)
+    return kept
+
+
+def test_a_model_whose_seeds_end_far_apart_has_no_rank_and_hides_nobody_even_where_it_leads(tmp_path: Path) -> None:
+    calm = {(f"m{index}", seed): 0.6 + 0.01 * seed + 0.001 * index for index in range(8) for seed in range(3)}
+    worse = {("worse", seed): 0.4 + 0.01 * seed for seed in range(3)}
+    wild = {("wild", seed): dice for seed, dice in enumerate((0.5, 0.8, 0.9))}
+    labels = dict.fromkeys([label for label, _ in (calm | worse | wild)], 0.8)
+    results = with_dice(saved_results(tmp_path, labels, blocks=60), tmp_path, calm | worse | wild)
+    rows = {row.label: row for row in leaderboard.build_rows(results, tmp_path, floors=[])}
+    assert {row.rank for label, row in rows.items() if label.startswith("m")} == {1}
+    assert (rows["worse"].rank, rows["wild"].rank, rows["wild"].to_leader) == (2, None, None)
+    assert "not ranked: its seeds end too far apart (SD of Dice 0.21)" in rows["wild"].warnings[0]
+    assert rows["m0"].seed_sd == pytest.approx(0.01)
+    assert [run["seed"] for run in rows["m0"].each_run] == [0, 1, 2]
+
+
+def test_one_run_each_tells_apart_only_what_seeds_would_hardly_do(tmp_path: Path) -> None:
+    dice = {("a", 0): 0.7, ("b", 0): 0.65, ("c", 0): 0.6}
+    results = with_dice(saved_results(tmp_path, {"a": 0.8, "b": 0.8, "c": 0.8}, blocks=60), tmp_path, dice)
+    rows = {row.label: row for row in leaderboard.build_rows(results, tmp_path, floors=[])}
+    assert [rows[label].rank for label in "abc"] == [1, 1, 2]
+    assert rows["a"].dice_high == pytest.approx(0.7 + 1.96 * 0.02)  # blocks that are all alike add nothing
+
+
 def test_all_is_one_of_each_family_and_works_with_every_shipped_suite() -> None:
     for name in list_configs("suites"):
         labels = [entry.label for entry in resolve_models(load_suite(name), ["all"], "cpu")]

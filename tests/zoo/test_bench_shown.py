@@ -136,11 +136,27 @@ def test_turned_labels_say_nothing_of_what_is_tested() -> None:
 
 def test_where_no_rank_is_given_the_caption_says_why() -> None:
     results = [result("0", "a", 0.2, None, (0, 8, 0, 8))]
-    few = "no rank: 24 of the 30 whole letter blocks that a rank needs hold ink or are given it"
+    few = "no rank: there are 24 of the 30 whole letter blocks with ink that a rank needs"
     assert few in caption(results, [row("m", None, blocks=24)])
     lines = caption(results, [row("m", 1, blocks=30)])
     assert not [line for line in lines if line.startswith("no rank:")]
-    assert "blocks: the ranks rest on 30 whole ones of 256 px that hold ink or are given it" in lines
+    assert "blocks: the ranks rest on 30 whole ones of 256 px that hold ink" in lines
+
+
+def test_one_run_each_says_what_it_takes_seeds_to_scatter() -> None:
+    one = result("0", "a", 0.2, None, (0, 8, 0, 8))
+    other_seed = one.model_copy(update={"spec": one.spec.model_copy(update={"seed": one.spec.seed + 1})})
+    told = [[line for line in caption(runs) if line.startswith("one ")] for runs in ([one], [one, other_seed])]
+    assert told[0][0].startswith("one run each: seeds are taken to scatter by 0.02") and not told[1]
+
+
+def test_the_caption_names_whom_the_rest_of_rank_1_cannot_be_told_from() -> None:
+    results = [result("0", "a", 0.2, None, (0, 8, 0, 8))]
+    lean, best, last = (
+        row(label, rank, dice=dice) for label, rank, dice in (("x", 1, 0.7), ("y", 1, 0.8), ("z", 2, 0.5))
+    )
+    assert "leader: y" in caption(results, [lean, best, last])
+    assert not [line for line in caption(results, [best, last]) if line.startswith("leader")]
 
 
 def test_what_ran_stands_in_the_json_by_name(tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def test_a_checkpoint_that_is_not_there_is_named_before_anything_runs() -> None:
         plan(bench, {"a": fragment(np.eye(1024, dtype=np.uint8))}, [0], steps=1)
 
 
-def marked(result: Result, seen: int | None) -> Result:
-    source = {"name": "sam_tiny", "sha256": "0123456789abcdef", "held_out_px_seen": seen}
+def marked(result: Result, seen: int | None, trained: str | None = None) -> Result:
+    source = {"name": "sam_tiny", "sha256": "0123456789abcdef", "held_out_px_seen": seen, "trained": trained}
     return result.model_copy(update={"controls": {"started_from": source}})
 
 
@@ -98,6 +98,13 @@ def test_the_row_says_what_its_weights_are_and_whether_they_saw_what_is_held_out
     assert row.failures == failures
     assert row.warnings == [f"starts from sam_tiny, SHA-256 0123456789ab, {told}"]
     assert row.settings["start_from"].startswith("sam_tiny, SHA-256 0123")
+
+
+def test_the_row_says_how_long_its_weights_were_trained_before(tmp_path: Path) -> None:
+    results = saved_results(tmp_path, {"model": 0.8}, blocks=60)
+    results = [marked(result, 0, "600 steps of 16 tiles") for result in results]
+    (row,) = leaderboard.build_rows(results, tmp_path, floors=[])
+    assert row.warnings[0].startswith("starts from sam_tiny (trained for 600 steps of 16 tiles before), SHA-256")
     assert row.warnings[0] in tables.markdown([row], "t", [])
 
 

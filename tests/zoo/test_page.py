@@ -311,7 +311,7 @@ def test_the_front_holds_what_nothing_cheaper_equals() -> None:
         ([row("a", 0.8), row("b", 0.7)], "No rank is given. a has the highest score, Dice 0.800."),
         (
             [row("a", 0.8, blocks=24)],
-            "No rank is given: 24 of the 30 whole letter blocks that a rank needs. a has the highest",
+            "No rank is given: 24 of the 30 whole letter blocks with ink that a rank needs. a has the highest",
         ),
         ([row("a", 0.7, rank=1), row("b", 0.6, rank=2), row("lacks a seed", 0.8)], "a leads with Dice 0.700."),
         (

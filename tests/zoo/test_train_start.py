@@ -37,9 +37,11 @@ def saved(path: Path, model: InkModel | None = None, /, **config: Any) -> Path:
 
 
 def test_weights_that_saw_what_is_left_out_are_told_and_recorded(tmp_path: Path) -> None:
-    path = saved(tmp_path / "other.safetensors", train_rects={"a": [[0, 50, 0, 70]], "b": [[0, 61, 0, 50]]})
+    rects, train = {"a": [[0, 50, 0, 70]], "b": [[0, 61, 0, 50]]}, {"steps": 7, "batch_size": 4}
+    path = saved(tmp_path / "other.safetensors", train_rects=rects, train=train)
     said: list[str] = []
     record = source_of(path, FOLD, CONTRACT, said.append)
+    assert record["trained"] == "7 steps of 4 tiles"
     assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (record["path"], record["name"]) == (str(path), "depthcnn_tiny")
     assert record["held_out_px_seen"] == 50 * 10 + 1 * 50

@@ -199,6 +199,26 @@ def test_labels_that_were_turned_and_still_are_found_mark_control_and_model(page
     assert "turned labels it still scores" in found["model"].failures[0]
 
 
+def test_a_leak_in_one_of_two_fragments_is_not_hidden_by_the_other(page: Fragment, tmp_path: Path) -> None:
+    control = spec(page, "model, labels turned", labels_turned=True)
+    fragments = {"clean": {"null_auc": 0.5, "null_high": 0.56}, "leaks": {"null_auc": 0.9, "null_high": 0.56}}
+    turned = finished(control, tmp_path, page, squash(texture(8)), controls=fragments["clean"], per_fragment=fragments)
+    reads = squash(2.0 * cast(Any, page).label[:] - 1 + texture(7))
+    found = rows_of([finished(spec(page, "model"), tmp_path, page, reads), turned], tmp_path)
+    assert "still scores: AUC 0.900" in found["model, labels turned"].failures[0]
+
+
+def test_a_pixel_of_false_ink_in_every_block_is_no_evidence_for_a_rank(page: Fragment, tmp_path: Path) -> None:
+    label = cast(Any, page).label[:].copy()
+    label[384:, TEST.x0 :] = 0  # leaves ink in twelve of the 32 letter blocks that are tested
+    sparse, spots = fragment(label), np.zeros((SIDE, SIDE), np.float32)
+    spots[64::128, 64::128] = 1
+    honest, greedy = (squash(2.0 * label - 1 + texture(seed)) for seed in (7, 8))
+    maps = {"honest": honest, "greedy": np.maximum(greedy, spots)}
+    found = rows_of([finished(spec(page, name), tmp_path, sparse, prob) for name, prob in maps.items()], tmp_path)
+    assert [(row.rank, row.blocks) for row in found.values()] == [(None, 12)] * 2
+
+
 def test_every_contender_is_run_on_turned_labels_once_where_the_suite_asks(page: Fragment) -> None:
     models = [ModelEntry(name="depthcnn"), ModelEntry(name="depthcnn", label="on the mean", input="zmean")]
     runs = plan(suite(models=models, floors=["layout", "zmean"], labels_turned=True), {"a": page}, [0, 1], steps=5)

@@ -8,16 +8,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from zoo.bench.compare import row_scores
+from zoo.bench.compare import row_scores, scatter_of_runs
 from zoo.bench.result import Result
-from zoo.significance import PairedInterval, Scores, paired, reversed_difference, scatter
-from zoo.train.config import BUDGET, TrainConfig
-
-
-def told_budget(train: Mapping[str, Any]) -> str:
-    """The budget of training settings in words: `300 steps of 16 tiles`, `2 minutes`."""
-    config = TrainConfig(**{key: train[key] for key in (*BUDGET, "batch_size") if train.get(key) is not None})
-    return config.budget + (f" of {config.batch_size} tiles" if config.steps else "")
+from zoo.significance import PairedInterval, Scores, paired, reversed_difference
+from zoo.train.config import TrainConfig
 
 
 def told_loss(train: Mapping[str, Any]) -> str:
@@ -40,7 +34,7 @@ def _weight(given: Any) -> str:
 class Crossing:
     """Two rows of which one leads at a smaller budget and the other at a larger one; differences are first − second.
 
-    `told_apart`: both differences exclude zero at 95 %, so that neither lead is chance.
+    `told_apart`: both differences exclude zero at 95 %, each for itself: of many pairs some do by chance.
     """
 
     first: str
@@ -101,7 +95,7 @@ def by_budget(results: Sequence[Result], out: Path, *, floors: Sequence[str]) ->
 
 def _crossings(at: dict[float, dict[str, Scores]], labels: Sequence[str]) -> list[Crossing]:
     among = {
-        budget: scatter(
+        budget: scatter_of_runs(
             [one for label, one in scores.items() if label in labels],
             [one for label, one in scores.items() if label not in labels],
         )

@@ -35,6 +35,9 @@ from zoo.significance import (
 )
 
 MIN_BLOCKS = 30  # with fewer the resampling says too little, and no rank is given
+ONE_RUN_SD = 0.02
+"""Standard deviation over seeds that scores are taken to have in a bench of one run a configuration, which cannot see
+it: about what the models on the board of `dipole` have in Dice (.019)."""
 
 Key = tuple[str, int]
 """Fold and seed."""
@@ -58,12 +61,13 @@ class Standing:
     low: float | None = None
     high: float | None = None
     complete: bool = True  # it has every fold and seed that any configuration has
-    wild: float | None = None  # standard deviation of its Dice over seeds, where that is an outlier among all
+    seed_sd: float | None = None  # standard deviation of its Dice over seeds; None of one seed
+    outlier: bool = False  # that is too large beside the others' for a rank
     group: int | None = None  # 1 is the leader's; None for floors and controls, and where no rank can be given
     to_leader: PairedInterval | None = None  # this one − the leader
     above: dict[str, PairedInterval] = field(default_factory=dict)  # floor -> difference of Dice to it
     above_auc: dict[str, PairedInterval] = field(default_factory=dict)  # floor -> difference of block AUC to it
-    blocks: int | None = None  # whole letter blocks that the ranks rest on
+    blocks: int | None = None  # whole letter blocks with ink, on which the ranks rest
 
 
 def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) -> list[Standing]:
@@ -74,7 +78,7 @@ def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) ->
     apart = {result.spec.label for result in results if result.spec.control} | set(floors)
     contenders = {label: one for label, one in dice.items() if label not in apart}
     of_dice, of_auc = (
-        scatter(
+        scatter_of_runs(
             [one for label, one in of.items() if label not in apart],
             [one for label, one in of.items() if label in apart & trained],
         )
@@ -87,15 +91,22 @@ def standings(results: Sequence[Result], out: Path, *, floors: Sequence[str]) ->
         row = Standing(label, float(np.mean([dice_of(run.counts.sum(0)) for run in runs.values()])))
         row.complete = label in dice
         if row.complete:
-            _, row.low, row.high, *_ = score_interval(dice[label])
+            alone = of_dice if dice[label].runs.size == 1 and label in trained else None
+            _, row.low, row.high, *_ = score_interval(dice[label], alone)
             row.above = _above(label, dice, floors, of_dice)
             row.above_auc = _above(label, auc, floors, of_auc)
             row.group, row.to_leader = groups.get(label, (None, None))
             row.blocks = blocks if label in contenders else None
-            if label in contenders and (variance := seed_variance(dice[label])) >= of_dice.wild:
-                row.wild = math.sqrt(variance)
+            row.seed_sd = math.sqrt(seed_variance(dice[label])) if dice[label].runs.shape[1] > 1 else None
+            row.outlier = label in contenders and seed_variance(dice[label]) >= of_dice.outlier
         rows.append(row)
     return sorted(rows, key=lambda row: -row.dice)
+
+
+def scatter_of_runs(models: Sequence[Scores], floors: Sequence[Scores] = ()) -> Scatter:
+    """`zoo.significance.scatter`, and of one run a configuration, which cannot tell, what is taken for it."""
+    single = all(one.runs.size == 1 for one in (*models, *floors))
+    return Scatter(ONE_RUN_SD**2, math.inf) if single else scatter(models, floors)
 
 
 def row_scores(results: Sequence[Result], out: Path) -> dict[str, Scores]:
@@ -116,13 +127,15 @@ def rank(scores: Mapping[str, Scores], among: Scatter) -> dict[str, tuple[int, P
 
     All pairs are compared, with Holm's correction at 5 % over all of them. A configuration is in the leader's group
     unless it differs from the leader; the next group is formed by the first of those left in the same way. No group is
-    given where fewer than 30 whole letter blocks hold ink or are called ink by any of them.
+    given where fewer than 30 whole letter blocks hold ink, and none to a configuration that scatters too much over
+    seeds: wherever it stood, hardly anything could be told from it.
 
     Args:
         among: the scatter of the configurations, see `zoo.significance.scatter`.
     """
     if whole_blocks(list(scores.values())) < MIN_BLOCKS:
         return {}
+    scores = {label: one for label, one in scores.items() if seed_variance(one) < among.outlier}
     order = sorted(scores, key=lambda label: -scores[label].runs.mean())
     pairs = list(combinations(order, 2))
     differences = [paired(scores[a], scores[b], among) for a, b in pairs]

@@ -33,7 +33,9 @@ class Row:
 
     Attributes:
         rank: 1 is the group that cannot be told from the leader; None for floors, controls and what cannot be ranked.
-        blocks: whole letter blocks that the ranks rest on.
+        blocks: whole letter blocks with ink, on which the ranks rest.
+        seed_sd: standard deviation of Dice over seeds.
+        each_run: fold, seed, Dice and AUC of 16-px blocks of every run.
         failures: which of the controls that every claim must pass it does not.
         unchecked: which of them could not be looked at for this row, though the bench has them.
         not_run: which of them the bench did not run for any row.
@@ -51,6 +53,8 @@ class Row:
     dice: float | None = None
     dice_low: float | None = None
     dice_high: float | None = None
+    seed_sd: float | None = None
+    each_run: list[dict[str, Any]] = field(default_factory=list)
     to_leader: dict[str, Any] | None = None
     above_floors: dict[str, dict[str, Any]] = field(default_factory=dict)
     above_floors_auc: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -138,17 +142,21 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     if not good:
         return row
     row.dice = _mean([run.quality.get("dice") for run in good])
+    row.each_run = [
+        {"fold": run.spec.fold, "seed": run.spec.seed} | {key: run.quality.get(key) for key in ("dice", "auc_blocks")}
+        for run in sorted(good, key=lambda run: (run.spec.fold, run.spec.seed))
+    ]
     if standing is not None:
-        row.rank, row.blocks = standing.group, standing.blocks
+        row.rank, row.blocks, row.seed_sd = standing.group, standing.blocks, standing.seed_sd
         row.dice_low, row.dice_high = (_known(end) for end in (standing.low, standing.high))
         row.to_leader = _as_json(standing.to_leader) if standing.to_leader else None
         row.above_floors = {floor: _as_json(difference) for floor, difference in standing.above.items()}
         row.above_floors_auc = {floor: _as_json(difference) for floor, difference in standing.above_auc.items()}
         if not standing.complete:
             row.warnings.append("not ranked: it lacks folds or seeds that others have")
-        if standing.wild is not None:
+        if standing.outlier:
             row.warnings.append(
-                f"its seeds end far apart (SD of Dice {standing.wild:.2f}), so that hardly anything can be told from it"
+                f"not ranked: its seeds end too far apart (SD of Dice {standing.seed_sd:.2f}); more of them are needed"
             )
     sources = [source for run in good if (source := run.controls.get("started_from"))]
     if sources:
@@ -159,9 +167,7 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     row.times_scored = max(run.times_scored for run in good)
     row.quality = {key: _mean([run.quality.get(key) for run in good]) for key in (*QUALITY, *class_scores(good))}
     row.controls = {"false_ink_on_blank": _mean([run.controls.get("false_ink_on_blank") for run in good])}
-    with_null = [run for run in good if run.controls.get("null_high") is not None]
-    row.controls["null_high"] = _mean([run.controls["null_high"] for run in with_null])
-    row.controls["null_auc"] = _mean([run.controls.get("null_auc", run.quality["auc_blocks"]) for run in with_null])
+    row.controls["null_auc"], row.controls["null_high"] = _null(good)
     cost: dict[str, list[Any]] = {key: [run.cost.get(key) for run in good] for key in _COSTS}
     row.warnings += _disturbed(good)
     row.parameters, row.steps = _first(cost["parameters"]), _first(cost["steps"])
@@ -177,6 +183,20 @@ def _row(label: str, runs: list[Result], standing: Standing | None, floors: Sequ
     elif not (row.floor or row.control):
         row.failures, row.unchecked = _failures(row, good), _unchecked(row, floors)
     return row
+
+
+def _null(runs: Sequence[Result]) -> tuple[float | None, float | None]:
+    """Block AUC and the 97.5th percentile of its map's when shifted, means over the runs that have such a null: on the
+    fragment of each run where the first exceeds the second least; on turned labels, which must not score, most."""
+    pairs = []
+    for run in runs:
+        found = [(run.controls.get("null_auc", run.quality.get("auc_blocks")), run.controls.get("null_high"))]
+        if run.spec.labels_turned and run.per_fragment:
+            found = [(scores.get("null_auc"), scores.get("null_high")) for scores in run.per_fragment.values()]
+        known = [(auc, high) for auc, high in found if auc is not None and high is not None]
+        if known:
+            pairs.append(max(known, key=lambda pair: pair[0] - pair[1]))
+    return _mean([auc for auc, _ in pairs]), _mean([high for _, high in pairs])
 
 
 def _disturbed(runs: Sequence[Result]) -> list[str]:
@@ -214,7 +234,8 @@ def _weights(spec: RunSpec, sources: Sequence[Mapping[str, Any]]) -> list[str]:
             told = f"which was trained on {most} px of what is held out"
         else:
             told = "which has seen nothing of what is held out"
-        found.append(f"starts from {sources[0]['name']}, SHA-256 {sources[0]['sha256'][:12]}, {told}")
+        longer = f" (trained for {trained} before)" if (trained := sources[0].get("trained")) else ""
+        found.append(f"starts from {sources[0]['name']}{longer}, SHA-256 {sources[0]['sha256'][:12]}, {told}")
     if given := _given(spec):
         found.append(f"starts from given weights ({given}); what they have seen is not known")
     return found

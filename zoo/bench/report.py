@@ -11,15 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from data_recipes.fragment import Fragment
-from zoo.bench.budgets import by_budget, told_budget, told_loss
+from zoo.bench.budgets import by_budget, told_loss
+from zoo.bench.compare import ONE_RUN_SD
 from zoo.bench.figures import PANEL, QUALITY_MEMORY, panels, quality_against_memory
 from zoo.bench.leaderboard import Row, build_rows
 from zoo.bench.page import write_page
 from zoo.bench.page.pictures import regions
-from zoo.bench.result import Result
+from zoo.bench.result import Result, commit
 from zoo.bench.shown import not_run, too_few_blocks
 from zoo.bench.suite import Suite
 from zoo.bench.tables import rich_table, write_leaderboard
+from zoo.train.config import told_budget
 
 _LOG_WIDTH = 120  # of what is piped into a file; a terminal knows its own
 
@@ -103,10 +105,12 @@ def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floor
         "rank: 1 is the group that cannot be told from the best Dice, in which the least training memory is first; "
         "every pair is compared on the same runs, with what blocks of "
         f"{suite.letter_px} px{', seeds' if len(seeds) > 1 else ''}{' and folds' if len(folds) > 1 else ''} scatter, "
-        "Holm over the pairs; no rank where fewer than 30 blocks hold or are given ink",
+        "Holm over the pairs; two others of one rank may differ, two of different ranks need not; no rank where fewer "
+        "than 30 blocks hold ink",
+        *_leader(rows),
         "how runs scatter is taken from all rows together, so other rows beside a model change its intervals a little",
         *_blocks(rows, suite),
-        *(["one seed: how much training itself scatters is not in the intervals"] if len(seeds) == 1 else []),
+        *([_one_seed(folds)] if len(seeds) == 1 else []),
         *(
             ["labels turned: trained and scored on labels turned by 180°; what scores there is a leak, or layout"]
             if any(result.spec.labels_turned for result in results)
@@ -148,12 +152,27 @@ def _seeds(results: Sequence[Result]) -> list[int]:
     return sorted({result.spec.seed for result in results})
 
 
+def _leader(rows: Sequence[Row]) -> list[str]:
+    """Whom the others of rank 1 cannot be told from; in the table the leanest of them stands first."""
+    tied = [row for row in rows if row.rank == 1]
+    return [f"leader: {max(tied, key=lambda row: row.dice or 0).label}"] if len(tied) > 1 else []
+
+
+def _one_seed(folds: Sequence[str]) -> str:
+    if len(folds) > 1:
+        return "one seed: how much training itself scatters shows only in how folds differ; --seeds 0,1,2 measures it"
+    return (
+        f"one run each: seeds are taken to scatter by {ONE_RUN_SD} (SD), as on the phantom; "
+        "--seeds 0,1,2 measures what they do here"
+    )
+
+
 def _blocks(rows: Sequence[Row], suite: Suite) -> list[str]:
     """How many letter blocks the ranks rest on, or that there are too few for any."""
     if few := too_few_blocks(rows):
-        return [f"no rank: {few} hold ink or are given it"]
+        return [f"no rank: there are {few}"]
     blocks = max((row.blocks for row in rows if row.blocks is not None), default=None)
-    told = f"blocks: the ranks rest on {blocks} whole ones of {suite.letter_px} px that hold ink or are given it"
+    told = f"blocks: the ranks rest on {blocks} whole ones of {suite.letter_px} px that hold ink"
     return [] if blocks is None else [told]
 
 
@@ -221,6 +240,8 @@ def _where(results: Sequence[Result]) -> list[str]:
     commits = sorted({result.environment.get("commit") or "unknown" for result in results})
     torch = sorted({str(result.environment.get("versions", {}).get("torch", "unknown")) for result in results})
     found = [f"{', '.join(labels)}; torch {', '.join(torch)}; commit {', '.join(commits)}"]
+    if (ranked := commit() or "unknown") not in commits:
+        found[0] += f", ranked by commit {ranked}"
     if len(labels) > 1:
         told = "; ".join(f"{hardware}: {', '.join(sorted(of))}" for hardware, of in labels.items())
         found.append(f"seconds and memory of different machines cannot be compared: {told}")

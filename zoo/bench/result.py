@@ -79,7 +79,7 @@ def environment(device: str) -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"versions": versions, "device": device, "hardware": hardware(device), "commit": _commit()}
+    return {"versions": versions, "device": device, "hardware": hardware(device), "commit": commit()}
 
 
 def hardware(device: str) -> str:
@@ -101,7 +101,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
     """The checkout's commit, with a + where files differ from it; empty outside a checkout."""
     here = Path(__file__).resolve().parent
 

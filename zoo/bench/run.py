@@ -86,7 +86,7 @@ def train_stage(spec: RunSpec, folder: Path) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "tiles": {"total": len(table), "short": report.shortfalls, "order": data_order(table, config)},
         "leak": leak.as_dict(),
-        "started_from": started and {key: started[key] for key in ("name", "sha256", "held_out_px_seen")},
+        "started_from": started and {key: started[key] for key in ("name", "sha256", "held_out_px_seen", "trained")},
         "contract": contract.model_dump(mode="json"),
         "notes": sorted({note for fragment in fragments.values() for note in fragment.notes}),
     }

@@ -35,7 +35,7 @@ def not_run(rows: Sequence[Row]) -> list[str]:
 def too_few_blocks(rows: Sequence[Row]) -> str:
     """Why no rank is given where there are too few blocks for one; empty otherwise."""
     blocks = max((row.blocks for row in rows if row.blocks is not None), default=MIN_BLOCKS)
-    return f"{blocks} of the {MIN_BLOCKS} whole letter blocks that a rank needs" if blocks < MIN_BLOCKS else ""
+    return f"{blocks} of the {MIN_BLOCKS} whole letter blocks with ink that a rank needs" if blocks < MIN_BLOCKS else ""
 
 
 def over_floors(row: Row) -> float | None:

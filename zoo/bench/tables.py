@@ -153,7 +153,7 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 _LISTS = ("failures", "unchecked", "not_run", "warnings")
-_NESTED = ("to_leader", "above_floors", "above_floors_auc", "quality", "controls", "settings", *_LISTS)
+_NESTED = ("each_run", "to_leader", "above_floors", "above_floors_auc", "quality", "controls", "settings", *_LISTS)
 
 
 def write_leaderboard(

@@ -104,6 +104,12 @@ class TrainConfig(BaseModel):
         return self.model_dump(mode="json", exclude=_HOW)
 
 
+def told_budget(train: Mapping[str, Any]) -> str:
+    """The budget of training settings in words: `300 steps of 16 tiles`, `2 minutes`."""
+    config = TrainConfig(**{key: train[key] for key in (*BUDGET, "batch_size") if train.get(key) is not None})
+    return config.budget + (f" of {config.batch_size} tiles" if config.steps else "")
+
+
 def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Training settings out of several layers, such as a suite's, a family's and a command line's; later ones win.
 

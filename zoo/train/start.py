@@ -17,10 +17,13 @@ from data_recipes.split import Fold
 from data_recipes.tiles import InputContract
 from zoo.checkpoint import read_info
 from zoo.models.base import InkModel
+from zoo.train.config import told_budget
 
 _NAMED = 8  # tensors that a message lists before it only counts
 _FILE = "started_from.json"
 _OWN = {"tile", "mean", "std"}  # of a contract, what each run may have its own of: mean and std are measured
+
+_SOURCE = ("path", "sha256", "name", "seen", "held_out_px_seen", "input_differs")
 
 Rects = dict[str, list[list[int]]]
 
@@ -79,7 +82,8 @@ def source_of(
 
     Returns `path`, `sha256`, `name`; `seen`: the rectangles (y0, y1, x0, x1 in px) of each fragment that it was trained
     on, those of the checkpoints it started from itself included, null where the file does not say; `held_out_px_seen`:
-    how many of them lie in what this run leaves out, null where that is not known; `input_differs`: in what.
+    how many of them lie in what this run leaves out, null where that is not known; `trained`: its own budget in words,
+    null where the file does not say; `input_differs`: in what.
 
     Raises:
         FileNotFoundError, ValueError: as `zoo.checkpoint.read_info`.
@@ -109,6 +113,7 @@ def source_of(
         "name": facts["name"],
         "seen": seen,
         "held_out_px_seen": overlap,
+        "trained": told_budget(facts["config"]["train"]) if facts["config"].get("train") else None,
         "input_differs": differs,
     }
 
@@ -161,7 +166,7 @@ def recall_source(out: Path, say: Callable[[str], None]) -> dict[str, Any] | Non
     """What the run in this folder started from, for the record of one that goes on; a damaged file is named."""
     try:
         found = json.loads((out / _FILE).read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("path", "sha256", "name", "seen", "held_out_px_seen", "input_differs")}
+        return {key: found[key] for key in _SOURCE} | {"trained": found.get("trained")}  # an earlier version had none
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -30,6 +30,7 @@ _SHARE = "{:.3f}"
 
 TERMS = {
     "dice": Term("Dice", "", (), _SHARE),
+    "seed_sd": Term("seed SD", "standard deviation of Dice over seeds", _QUALITY, _SHARE, low=True),
     "f05": Term("F0.5", "F with precision weighing twice as much as recall", _QUALITY, _SHARE),
     "iou": Term("IoU", "intersection over union of ink", _QUALITY, _SHARE),
     "accuracy": Term("accuracy", "share of pixels called rightly", _QUALITY, _SHARE),
