@@ -73,7 +73,7 @@ def test_tables_show_the_committed_leaderboards(board: str) -> None:
         cells = dict(zip(columns, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
         row = rows[cells["model"]]
         assert cells["Dice [95 %]"] == "{dice:.3f} [{dice_low:.3f}, {dice_high:.3f}]".format_map(row)
-        assert cells["rank"] == ("floor" if row["floor"] else str(row["rank"]))
+        assert cells["rank"] == ("floor" if row["floor"] else str(row["rank"] or "–"))
         assert cells["AUC"] == f"{row['quality']['auc']:.3f}"
         assert cells["train MB"] == ("–" if row["train_mb"] is None else f"{row['train_mb']:.0f}")
     models = {label for label, row in rows.items() if not row["floor"]}
