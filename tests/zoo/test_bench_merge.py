@@ -57,6 +57,13 @@ def test_a_run_that_both_made_counts_once(tmp_path: Path, capsys: pytest.Capture
     assert len(list((tmp_path / "both/runs").iterdir())) == 6  # two folds
 
 
+def test_of_a_run_that_two_machines_made_the_worse_counts_whichever_is_named_first(tmp_path: Path) -> None:
+    a = bench(tmp_path / "a", {"good": 0.8}, (0, 1, 2), hardware="one")
+    b = bench(tmp_path / "b", {"good": 0.7}, (0, 1, 2), hardware="other")
+    for number, folders in enumerate([(a, b), (b, a)]):
+        assert "| good | not checked | 0.700" in merged(*folders, out=tmp_path / str(number))
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

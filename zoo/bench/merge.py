@@ -200,21 +200,29 @@ def _finished(folder: Path, record: BenchRecord) -> list[Result]:
 
 
 def _together(found: Mapping[Path, Sequence[Result]], out: Path, console: Console) -> list[Result]:
-    """Each run once, its folder in `out`; of two of one model, fold and seed the one that succeeded, else the first."""
+    """Each run once, its folder in `out`; of two of one model, fold and seed the one that succeeded, of two that did
+    the one of less Dice: which of two machines made the better one is chance, and not to be chosen after looking.
+    """
     kept: dict[tuple[str, str, int], tuple[Path, Result]] = {}
     for folder, results in found.items():
         for result in results:
             key = result.spec.label, result.spec.fold, result.spec.seed
             earlier = kept.get(key)
-            if earlier is None or (earlier[1].status != "ok" and result.status == "ok"):
+            if earlier is None or _worth(result) > _worth(earlier[1]):
                 kept[key] = (folder, result)
-            elif result.status == "ok":
-                told = f"{key[0]}, fold {key[1]}, seed {key[2]}: in {earlier[0]} and {folder}, taken from the first"
+            if earlier is not None and "ok" == result.status == earlier[1].status:
+                told = (
+                    f"{key[0]}, fold {key[1]}, seed {key[2]}: in {earlier[0]} and {folder}, the one of less Dice counts"
+                )
                 console.print(f"[dim]{escape(told)}[/]")
     for folder, result in kept.values():
         if folder != out:
             _copy(folder / "runs" / result.run_id, out / "runs" / result.run_id)
     return [result for _, result in kept.values()]
+
+
+def _worth(result: Result) -> tuple[bool, float]:
+    return result.status == "ok", -(result.quality.get("dice") or 0.0)
 
 
 def _copy(source: Path, target: Path) -> None:
