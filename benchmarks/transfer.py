@@ -40,10 +40,11 @@ SCORES = {"dice": "Dice", "auc_blocks": "AUC of 16-px blocks"}
 
 @dataclass(frozen=True)
 class Board:
-    """A leaderboard's contenders: label -> row, and the seeds that each was trained on."""
+    """A leaderboard's contenders, label -> row, and the suite that was asked for."""
 
     name: str
     rows: dict[str, dict[str, Any]]
+    suite: dict[str, Any]
 
     @property
     def seeds(self) -> list[int]:
@@ -88,14 +89,18 @@ def read_board(path: Path) -> Board:
         raise FileNotFoundError(f"{file}: no leaderboard there; give a bench's folder or its leaderboard.json")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        suite = content["suite"]
         rows = [row for row in content["rows"] if not row["floor"] and not row.get("control") and row["runs"]]
         most = max((row["runs"] for row in rows), default=0)
         kept = {row["label"]: row for row in rows if row["runs"] == most}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: is not a leaderboard.json as zoo.bench writes it ({error!r})") from None
     if not all(row.get("each_run") for row in kept.values()):
-        raise ValueError(f"{file}: says nothing of single runs; write it anew with python -m zoo.bench report")
-    return Board(file.parent.name if file.name == "leaderboard.json" else file.stem, kept)
+        raise ValueError(
+            f"{file}: says nothing of single runs, as of an earlier version; python -m zoo.bench report on the "
+            "folder of its bench, with its runs, writes it anew"
+        )
+    return Board(file.parent.name if file.name == "leaderboard.json" else file.stem, kept, suite)
 
 
 def report(first: Board, second: Board, key: str = "dice") -> str:
@@ -109,9 +114,11 @@ def report(first: Board, second: Board, key: str = "dice") -> str:
         raise ValueError(f"{'; '.join(differ)}: another model in {first.name} than in {second.name}, under one label")
     if len(labels) < 2:
         raise ValueError(
-            f"{len(labels)} configurations are in both; {first.name} has {'; '.join(first.rows) or 'none'}, "
-            f"{second.name} {'; '.join(second.rows) or 'none'}"
+            f"{len(labels)} labels are in both; in {first.name}: {'; '.join(first.rows) or 'none'}. "
+            f"In {second.name}: {'; '.join(second.rows) or 'none'}"
         )
+    if first.suite == second.suite:
+        raise ValueError(f"{first.name} and {second.name} are of one suite: how it predicts itself is no transfer")
     family = [_family(first.rows[label]["model"]) for label in labels]
     lines = [f"{len(labels)} configurations of {len(set(family))} families in {first.name} and {second.name}:"]
     lines.append(f"  {'; '.join(labels)}")

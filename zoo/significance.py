@@ -327,7 +327,7 @@ def _interval(
     parts = [*of_seeds, (of_blocks, blocks - 1)]
     variance = sum(part for part, _ in parts)
     spread = sum(part**2 / max(its_freedom, 1) for part, its_freedom in parts)
-    freedom = variance**2 / spread if spread else 1.0  # Welch and Satterthwaite
+    freedom = variance**2 / spread if spread else math.inf  # Welch and Satterthwaite
     if folds > 1:
         variance = max(variance, of_folds / folds, float(runs.mean(1).var(ddof=1)) / folds)
         over_folds = max(among.folds_freedom, folds - 1)

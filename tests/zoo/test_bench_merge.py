@@ -147,6 +147,13 @@ def test_a_finished_run_is_kept_beside_one_that_starts_from_weights(tmp_path: Pa
     assert BenchRecord.load(tmp_path).runs == [started.run_id, *(spec.run_id for spec in specs[1:]), specs[0].run_id]
 
 
+def test_a_bench_that_is_given_twice_is_named(tmp_path: Path) -> None:
+    a = bench(tmp_path / "a", {"good": 0.8}, (0,))
+    with pytest.raises(ValueError, match="a is given 2 times"):
+        report_command(ReportOptions((a, a)))
+    assert not (a / "leaderboard.md").exists()
+
+
 def test_a_report_of_nothing_is_one_message() -> None:
     with pytest.raises(ValueError, match="report takes the folder of a finished bench"):
         report_command(ReportOptions(()))

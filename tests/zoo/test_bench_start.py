@@ -96,7 +96,8 @@ def test_the_row_says_what_its_weights_are_and_whether_they_saw_what_is_held_out
     results = [marked(result, seen) for result in saved_results(tmp_path, {"model": 0.8}, blocks=60)]
     (row,) = leaderboard.build_rows(results, tmp_path, floors=[])
     assert row.failures == failures
-    assert row.warnings == [f"starts from sam_tiny, SHA-256 0123456789ab, {told}"]
+    unknown = "how long it was trained before is not on record"
+    assert row.warnings == [f"starts from sam_tiny ({unknown}), SHA-256 0123456789ab, {told}"]
     assert row.settings["start_from"].startswith("sam_tiny, SHA-256 0123")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from zoo.metrics import BlockScores, InkHistogram, auc, block_scores
 from zoo.significance import (
+    Scatter,
     Scores,
     auc_scores,
     dice_of,
@@ -75,6 +76,12 @@ def test_the_interval_is_the_same_each_time_and_turns_with_its_arguments():
     one, other = paired(a, b), paired(b, a)
     assert one == paired(a, b)
     np.testing.assert_allclose((one.diff, one.lo, one.hi, one.p), (-other.diff, -other.hi, -other.lo, other.p))
+
+
+def test_what_is_known_of_seeds_and_blocks_that_do_not_scatter_is_a_normal_interval():
+    blocks = dice_scores([np.full((40, 3), 9)])
+    _, low, high, _, p = paired(blocks, blocks, Scatter(0.02**2, math.inf))
+    assert (low, high, p) == (pytest.approx(-1.96 * 0.02 * math.sqrt(2), rel=1e-4), -low, 1)
 
 
 def test_blocks_with_nothing_at_stake_do_not_pass_for_evidence():

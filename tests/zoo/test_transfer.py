@@ -38,7 +38,7 @@ def leaderboard(folder: Path, scores: Sequence[float], *, seeds: int = 3, **chan
     ]
     rows.append({**rows[0], "label": "zmean", "model": "zmean", "floor": True})
     folder.mkdir(parents=True)
-    (folder / "leaderboard.json").write_text(json.dumps({"rows": rows, **changed}))
+    (folder / "leaderboard.json").write_text(json.dumps({"rows": rows, "suite": {"name": str(folder)}, **changed}))
     return folder
 
 
@@ -140,8 +140,10 @@ def test_mistakes_are_told(transfer: ModuleType, tmp_path: Path) -> None:
         transfer.report(here, other)
     del other.rows["m3"]
     other.rows.clear()
-    with pytest.raises(ValueError, match="0 configurations are in both"):
+    with pytest.raises(ValueError, match="0 labels are in both"):
         transfer.report(here, other)
+    with pytest.raises(ValueError, match="a and a are of one suite"):
+        transfer.report(here, here)
 
 
 def test_coefficients_are_scipys_with_ties_and_repeats(transfer: ModuleType) -> None:

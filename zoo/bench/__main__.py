@@ -76,7 +76,7 @@ class BenchOptions:
     num_cpus: int = 1
     """CPUs of each run on a Ray cluster, where it has no GPU."""
     pictures: Flag = True
-    """Show the data and the maps; --no-pictures where only numbers may be published."""
+    """--no-pictures shows neither data nor maps: where only numbers may be published."""
     list_all: Annotated[Flag, arg(name="list")] = False
     """List the suites and the models, and stop."""
     dry_run: Flag = False
@@ -96,7 +96,7 @@ class ReportOptions:
     out: Annotated[Path | None, no_default("FOLDER")] = None
     """Where the leaderboard goes. Default: the folder itself; of several a folder of its own is needed."""
     pictures: Flag = True
-    """Show the data and the maps; --no-pictures where only numbers may be published."""
+    """--no-pictures shows neither data nor maps: where only numbers may be published."""
 
 
 def main() -> int:

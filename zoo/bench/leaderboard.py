@@ -234,8 +234,9 @@ def _weights(spec: RunSpec, sources: Sequence[Mapping[str, Any]]) -> list[str]:
             told = f"which was trained on {most} px of what is held out"
         else:
             told = "which has seen nothing of what is held out"
-        longer = f" (trained for {trained} before)" if (trained := sources[0].get("trained")) else ""
-        found.append(f"starts from {sources[0]['name']}{longer}, SHA-256 {sources[0]['sha256'][:12]}, {told}")
+        trained = sources[0].get("trained")
+        longer = f"trained for {trained} before" if trained else "how long it was trained before is not on record"
+        found.append(f"starts from {sources[0]['name']} ({longer}), SHA-256 {sources[0]['sha256'][:12]}, {told}")
     if given := _given(spec):
         found.append(f"starts from given weights ({given}); what they have seen is not known")
     return found

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 RECORD = "bench.json"
 _LONGEST = 60  # characters of two values that are told
+_NAMED = 3  # differences that a message lists before it only counts
 _OF_A_ROW = (
     *("model", "options", "floor", "labels_turned", "budget", "trial", "tried", "failed_trials", "train"),
     "start_sha256",
@@ -122,7 +123,9 @@ def report_command(options: ReportOptions) -> int:
     console = make_console()
     if not options.folders:
         raise ValueError("report takes the folder of a finished bench (its --out), or several; got none")
-    folders = list(dict.fromkeys(folder.resolve() for folder in options.folders))
+    folders = [folder.resolve() for folder in options.folders]
+    if twice := [str(folder) for folder in folders if folders.count(folder) > 1]:
+        raise ValueError(f"{twice[0]} is given {len(twice)} times; give each bench once")
     records = {folder: BenchRecord.load(folder) for folder in folders}
     found = {folder: _finished(folder, record) for folder, record in records.items()}
     check_comparable(
@@ -163,9 +166,10 @@ def check_comparable(benches: Mapping[str, tuple[Suite, Sequence[RunSpec]]]) -> 
             said = {"split": suite.split, **_shared(spec)}
             firsts = {what: seen.setdefault(what, (name, value)) for what, value in said.items()}
             if differ := {what: value for what, (_, value) in firsts.items() if value != said[what]}:
+                told = [_difference(what, value, said[what]) for what, value in differ.items()]
+                more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
                 raise ValueError(
-                    f"{firsts[next(iter(differ))][0]} and {name} cannot be compared: "
-                    + "; ".join(_difference(what, value, said[what]) for what, value in differ.items())
+                    f"{firsts[next(iter(differ))][0]} and {name} cannot be compared: {'; '.join(told[:_NAMED])}{more}"
                 )
 
 

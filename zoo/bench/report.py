@@ -103,12 +103,13 @@ def _caption(results: Sequence[Result], rows: Sequence[Row], suite: Suite, floor
     good = [result for result in results if result.status == "ok"]
     lines = [
         "rank: 1 is the group that cannot be told from the best Dice, in which the least training memory is first; "
-        "every pair is compared on the same runs, with what blocks of "
-        f"{suite.letter_px} px{', seeds' if len(seeds) > 1 else ''}{' and folds' if len(folds) > 1 else ''} scatter, "
-        "Holm over the pairs; two others of one rank may differ, two of different ranks need not; no rank where fewer "
-        "than 30 blocks hold ink",
+        "every pair is compared on the same runs, with what "
+        f"{_scattering(suite, folds, seeds)} scatter, Holm over the pairs; two others of one rank may differ, two of "
+        "different ranks need not; no rank where fewer than 30 blocks hold ink, nor for a row whose seeds scatter far "
+        "more than the others'",
         *_leader(rows),
-        "how runs scatter is taken from all rows together, so other rows beside a model change its intervals a little",
+        "the interval beside a Dice is of its own runs; differences to floors and leader are judged by how all rows "
+        "scatter, so whether two such intervals overlap decides nothing",
         *_blocks(rows, suite),
         *([_one_seed(folds)] if len(seeds) == 1 else []),
         *(
@@ -150,6 +151,13 @@ def _folds(results: Sequence[Result]) -> list[str]:
 
 def _seeds(results: Sequence[Result]) -> list[int]:
     return sorted({result.spec.seed for result in results})
+
+
+def _scattering(suite: Suite, folds: Sequence[str], seeds: Sequence[int]) -> str:
+    """What ranks know of: blocks, and seeds and folds where there are several."""
+    several = [f"blocks of {suite.letter_px} px"]
+    several += [what for what, found in (("seeds", seeds), ("folds", folds)) if len(found) > 1]
+    return " and ".join(filter(None, (", ".join(several[:-1]), several[-1])))
 
 
 def _leader(rows: Sequence[Row]) -> list[str]:

@@ -87,7 +87,8 @@ def entries(rows: Sequence[Row], results: Sequence[Result], shown: Sequence[Colu
         measures = _measures(row)
         card, url = _card(row)
         over = over_floors(row)
-        place = f"{row.rank}{'=' if ranks.count(row.rank) > 1 else ''}" if row.rank is not None else "–"
+        shared = "=" if ranks.count(row.rank) > 1 else ""
+        place = _PLACES.get(_kind(row), "–") if row.rank is None else f"{row.rank}{shared}"
         found.append(
             Entry(
                 id=f"m{number}",
@@ -117,6 +118,9 @@ def cell(term: Term, value: Any) -> Cell:
     if not _is_number(value):
         return Cell("–", None)
     return Cell(term.pattern.format(value * term.scale).replace("-", "−"), float(value))
+
+
+_PLACES = {"floors": "floor", "controls": "control"}
 
 
 def _kind(row: Row) -> str:
