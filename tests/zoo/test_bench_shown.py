@@ -159,6 +159,13 @@ def test_the_caption_names_whom_the_rest_of_rank_1_cannot_be_told_from() -> None
     assert not [line for line in caption(results, [best, last]) if line.startswith("leader")]
 
 
+def test_the_title_names_the_data_without_their_pictures_too(tmp_path: Path) -> None:
+    results = saved_results(tmp_path, {"m": 0.8}, blocks=60)
+    bench = Suite(name="s", about="a", models=[ModelEntry(name="depthcnn")])
+    report.report(results, {}, bench, tmp_path, Console(file=io.StringIO()), own_data=True, pictures=False)
+    assert (tmp_path / "leaderboard.md").read_text().startswith("# inkzoo, suite s on a\n")
+
+
 def test_what_ran_stands_in_the_json_by_name(tmp_path: Path) -> None:
     results = saved_results(tmp_path, {"m": 0.8, "zmean": 0.3}, blocks=60, folds=2)
     suite = Suite(name="s", about="a", models=[ModelEntry(name="depthcnn")], seeds=[7], floors=["zmean", "zmax"])

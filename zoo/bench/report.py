@@ -49,7 +49,8 @@ def report(
     for row in rows:
         row.warnings += [*_unlike_the_suite(row, results, suite), *_failed_elsewhere(row, every)]
     budgets = by_budget(every, out, floors=floors)
-    title = f"inkzoo, suite {suite.name}" + (f" on {', '.join(fragments)}" if own_data else "")
+    data = dict.fromkeys(name for result in results for name in result.spec.stamps)
+    title = f"inkzoo, suite {suite.name}" + (f" on {', '.join(data)}" if own_data else "")
     caption = [*_caption(results, rows, suite, floors), *budgets.lines()]
     good = next((result for result in results if result.status == "ok"), None)
     meta = {"suite": suite.model_dump(mode="json"), "environment": good.environment if good else {}}
