@@ -12,6 +12,13 @@ MARKS = {"failed": "✗", "not checked": "?"}
 """What stands beside a row that fails a control, and beside one whose controls could not all be looked at."""
 
 
+def place(row: Row) -> str:
+    """A row's rank, or what stands in its place."""
+    if row.rank is not None:
+        return str(row.rank)
+    return "floor" if row.floor else "control" if row.control else "–"
+
+
 def marked(row: Row, text: str) -> str:
     """A text of a row with the row's mark behind it."""
     return f"{text} {mark}" if (mark := MARKS.get(row.verdict)) else text

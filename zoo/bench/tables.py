@@ -18,7 +18,7 @@ from rich.text import Text
 
 from zoo.bench.leaderboard import QUALITY, Row, class_scores
 from zoo.bench.result import write_whole
-from zoo.bench.shown import marked, over_floors, remarks
+from zoo.bench.shown import marked, over_floors, place, remarks
 
 
 def _text_of(value: float | None, pattern: str = "{:.3f}") -> str:
@@ -29,7 +29,7 @@ def _columns(row: Row) -> dict[str, str]:
     """What a person sees of a row, in order."""
     interval = f" [{row.dice_low:.3f}, {row.dice_high:.3f}]" if row.dice_low is not None else ""
     return {
-        "rank": _rank(row),
+        "rank": place(row),
         "model": row.label,
         "controls": row.verdict,
         "Dice [95 %]": _text_of(row.dice) + interval,
@@ -54,19 +54,13 @@ def _columns(row: Row) -> dict[str, str]:
     }
 
 
-def _rank(row: Row) -> str:
-    if row.rank is not None:
-        return str(row.rank)
-    return "floor" if row.floor else "control" if row.control else "–"
-
-
 def rich_table(rows: Sequence[Row], title: str, width: int) -> Group:
     """The leaderboard for a terminal of `width` columns. Empty columns are left out; remarks stand below, so that rows
     stay one line. ✗ behind the rank marks who fails a control, ? whose controls could not all be looked at.
 
     A narrow terminal gets fewer columns and no cut numbers; a name that is still too long goes on in a second line.
     """
-    cells = [_columns(row) | {"rank": marked(row, _rank(row))} for row in rows]
+    cells = [_columns(row) | {"rank": marked(row, place(row))} for row in rows]
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     shown = _shown(cells)
     second = next((name for name in ("mean Dice", "AUC in rows") if name in shown), "AUC")

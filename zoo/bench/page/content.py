@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from zoo.bench.leaderboard import Row, holds
 from zoo.bench.page.terms import FLOOR_NOTES, TERMS, Term
 from zoo.bench.result import Result
-from zoo.bench.shown import MARKS, marked, over_floors, remarks, too_few_blocks
+from zoo.bench.shown import MARKS, marked, over_floors, place, remarks, too_few_blocks
 from zoo.registry import model_card
 
 Pairs = list[tuple[str, str]]
@@ -87,8 +87,7 @@ def entries(rows: Sequence[Row], results: Sequence[Result], shown: Sequence[Colu
         measures = _measures(row)
         card, url = _card(row)
         over = over_floors(row)
-        shared = "=" if ranks.count(row.rank) > 1 else ""
-        place = _PLACES.get(_kind(row), "–") if row.rank is None else f"{row.rank}{shared}"
+        shared = "=" if row.rank is not None and ranks.count(row.rank) > 1 else ""
         found.append(
             Entry(
                 id=f"m{number}",
@@ -96,7 +95,7 @@ def entries(rows: Sequence[Row], results: Sequence[Result], shown: Sequence[Colu
                 name=marked(row, row.label),
                 mark=MARKS.get(row.verdict, ""),
                 part="failed" if row.dice is None else _kind(row),
-                place=place,
+                place=place(row) + shared,
                 cells={column.key: cell(column.term, measures.get(column.key)) for column in shown},
                 remarks=tuple(remarks(row)),
                 over_floors=Cell("–" if over is None else f"≥ {over:+.3f}".replace("-", "−"), over),
@@ -118,9 +117,6 @@ def cell(term: Term, value: Any) -> Cell:
     if not _is_number(value):
         return Cell("–", None)
     return Cell(term.pattern.format(value * term.scale).replace("-", "−"), float(value))
-
-
-_PLACES = {"floors": "floor", "controls": "control"}
 
 
 def _kind(row: Row) -> str:
